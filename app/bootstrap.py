@@ -1,0 +1,189 @@
+"""The composition root: the only place that opens connections and puts services together.
+
+`python -m app.bootstrap` brings the schema up to date; with `--demo` it also opens the demo
+accounts, once.
+"""
+
+import asyncio
+import logging
+import os
+import sys
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import TYPE_CHECKING, NamedTuple
+
+import msgspec
+import tenacity
+
+from app import errors
+from app.infra.migrations import check_schema, migrate
+from app.infra.postgres import open_pool
+from app.infra.redis import open_redis
+from app.infra.scripts import LuaScripts
+from app.kit.ids import AttemptNumbers
+from app.kit.money import currency_exponent, minor_units, parse_amount
+from app.ledger.admission import Admission
+from app.ledger.batcher import Batcher
+from app.ledger.journal import Journal
+from app.ledger.mode import ModeKeeper
+from app.ledger.model import AccountRequest
+from app.ledger.pipeline import Pipeline
+from app.ledger.service import LedgerService
+from app.ledger.settler import Settler
+from app.ledger.store import LedgerStore, draw_process_number
+from app.settings import Settings, load_settings
+
+if TYPE_CHECKING:
+    from redis.asyncio import Redis
+
+    from app.infra.postgres import Pool
+
+DEMO_ACCOUNTS = {"ACC001": "1000000", "ACC002": "500000", "ACC003": "2000000"}
+_STARTUP_WAIT_S = 15
+_SETTLER_TIMEOUT_MS = 60_000
+_MIGRATION_TIMEOUT_MS = 600_000
+
+
+class Services(msgspec.Struct, frozen=True):
+    """What the API works with."""
+
+    settings: Settings
+    ledger: LedgerService
+
+
+class WorkerServices(msgspec.Struct, frozen=True):
+    """What the worker works with; `leader` is a pool for locks that outlive a statement."""
+
+    settings: Settings
+    settler: Settler
+    pool: "Pool"
+
+
+class _Parts(NamedTuple):
+    pool: "Pool"
+    redis: "Redis"
+    scripts: LuaScripts
+    mode: ModeKeeper
+    admission: Admission
+
+
+@asynccontextmanager
+async def open_services(settings: Settings) -> AsyncIterator[Services]:
+    """Open everything the API needs, with an epoch open for the Redis that is there.
+
+    Raises `UnusableRedis`, `UnusableDatabase`, `RedisUnavailable` or `PostgresUnavailable`.
+    """
+    async with AsyncExitStack() as stack:
+        slots = settings.ledger.slots
+        connections = slots + settings.postgres.read_connections
+        parts = await _open_parts(stack, settings, settings.postgres.timeout_ms, connections)
+        attempts = await _numbered(parts.pool, settings)
+        await parts.mode.settle_ruling()
+        store = LedgerStore(parts.pool, settings.postgres.timeout_ms)
+        journal = Journal(parts.pool, settings.postgres.timeout_ms)
+        pipeline = Pipeline(parts.mode, parts.admission, journal, store, attempts)
+        batcher = Batcher(
+            pipeline.carry,
+            [f"{attempts.process_number}.{number}" for number in range(slots)],
+            settings.ledger.batch_items,
+            settings.ledger.queue_items,
+        )
+        batcher.start()
+        stack.push_async_callback(batcher.stop)
+        ledger = LedgerService(settings, store, batcher, parts.mode, attempts, parts.redis)
+        yield Services(settings, ledger)
+
+
+@asynccontextmanager
+async def open_worker_services(settings: Settings) -> AsyncIterator[WorkerServices]:
+    """Open what the worker needs; it opens no epoch."""
+    async with AsyncExitStack() as stack:
+        parts = await _open_parts(stack, settings, _SETTLER_TIMEOUT_MS, connections=4)
+        settler = Settler(parts.pool, parts.mode, parts.admission)
+        yield WorkerServices(settings, settler, parts.pool)
+
+
+async def prepare_database(settings: Settings, *, demo: bool) -> None:
+    """Apply missing migrations and, for a demo, open its accounts unless they are there."""
+    async with _waited_pool(settings, _MIGRATION_TIMEOUT_MS, 2) as pool:
+        async with pool.acquire() as connection:
+            applied = await migrate(connection)
+        print(f"schema: {', '.join(applied) if applied else 'up to date'}", flush=True)
+        if not demo:
+            return
+        store = LedgerStore(pool, settings.postgres.timeout_ms)
+        attempts = await _numbered(pool, settings)
+        currency = settings.ledger.default_currency
+        exponent = currency_exponent(currency)
+        for account_id, amount in DEMO_ACCOUNTS.items():
+            opening_minor = minor_units(parse_amount(amount), exponent)
+            request = AccountRequest(
+                account_id=account_id,
+                currency=currency,
+                exponent=exponent,
+                opening_minor=opening_minor,
+            )
+            if await store.open_account(request, attempts.draw()):
+                print(f"account {account_id} opened with {amount} {currency}", flush=True)
+
+
+async def _open_parts(
+    stack: AsyncExitStack, settings: Settings, timeout_ms: int, connections: int
+) -> _Parts:
+    pool = await stack.enter_async_context(_waited_pool(settings, timeout_ms, connections))
+    async with pool.acquire() as connection:
+        await check_schema(connection)
+    redis_connections = settings.ledger.slots + 8
+    redis = await stack.enter_async_context(
+        open_redis(settings.redis.url, settings.redis.timeout_ms, redis_connections)
+    )
+    scripts = LuaScripts(redis)
+    return _Parts(pool, redis, scripts, ModeKeeper(pool, redis, scripts), Admission(scripts))
+
+
+@asynccontextmanager
+async def _waited_pool(
+    settings: Settings, timeout_ms: int, connections: int
+) -> "AsyncIterator[Pool]":
+    """Open a pool, waiting a bounded time for a server that is still starting."""
+    async with AsyncExitStack() as stack:
+        async for attempt in tenacity.AsyncRetrying(
+            retry=tenacity.retry_if_exception_type(errors.PostgresUnavailable),
+            wait=tenacity.wait_exponential(multiplier=0.1, max=1),
+            stop=tenacity.stop_after_delay(_STARTUP_WAIT_S),
+            reraise=True,
+        ):
+            with attempt:
+                pool = await stack.enter_async_context(
+                    open_pool(
+                        settings.postgres.url,
+                        timeout_ms,
+                        connections,
+                        transaction_pooler=settings.postgres.transaction_pooler,
+                    )
+                )
+        yield pool
+
+
+async def _numbered(pool: "Pool", settings: Settings) -> AttemptNumbers:
+    return AttemptNumbers(await draw_process_number(pool, settings.postgres.timeout_ms))
+
+
+def main(arguments: list[str]) -> int:
+    """Prepare the database the environment names; 0 when it is ready."""
+    logging.basicConfig(level=logging.WARNING)
+    unknown = [argument for argument in arguments if argument != "--demo"]
+    if unknown:
+        print(f"usage: python -m app.bootstrap [--demo]; not {unknown[0]}", file=sys.stderr)
+        return 2
+    try:
+        settings = load_settings(os.environ)
+        asyncio.run(prepare_database(settings, demo="--demo" in arguments))
+    except errors.LedgerError as error:
+        print(f"error: {error.detail}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,1 @@
+"""Input and output without domain: Redis, PostgreSQL, scripts, queries, embedded servers."""

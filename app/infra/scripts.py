@@ -1,0 +1,75 @@
+"""Loads the Lua scripts and checks every call against the contract in the script's header.
+
+A script is a file of `lua/`; the header names its KEYS, ARGV and return words, and `-- include:`
+lines are replaced by files of `lua/include/`. Nothing here knows what a script means.
+"""
+
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from redis.asyncio import Redis
+
+SCRIPTS_FOLDER = Path(__file__).resolve().parents[2] / "lua"
+_INCLUDE = re.compile(r"^-- include: (\w+)$", re.MULTILINE)
+_ARGUMENT = re.compile(r"^-- (KEYS|ARGV)\[(\d+)(\+?)\]\s+(\w+)", re.MULTILINE)
+_WORD = re.compile(r"^--   (\w+)  +\S", re.MULTILINE)
+
+
+class ScriptContract:
+    """What a script's header promises: fixed and minimal counts of KEYS and ARGV, its words."""
+
+    def __init__(self, name: str, source: str) -> None:
+        """Read the contract out of the comment block at the top of the file."""
+        self.name = name
+        header = source[: source.find("\n\n")] if "\n\n" in source else source
+        self.key_names = self._names(header, "KEYS")
+        self.argument_names = self._names(header, "ARGV")
+        returns = header.partition("-- Returns")[2]
+        self.words = frozenset(_WORD.findall(returns))
+
+    @staticmethod
+    def _names(header: str, table: str) -> tuple[tuple[str, bool], ...]:
+        """List (name, repeats) in order; a gap in the numbering is an error of the file."""
+        found = [match for match in _ARGUMENT.findall(header) if match[0] == table]
+        for position, match in enumerate(found, start=1):
+            if int(match[1]) != position:
+                raise ValueError(f"{table}[{match[1]}] stands where {table}[{position}] belongs")
+        return tuple((match[3], match[2] == "+") for match in found)
+
+    def check_counts(self, key_count: int, argument_count: int) -> None:
+        """Refuse a call whose counts the header does not allow."""
+        for names, count in ((self.key_names, key_count), (self.argument_names, argument_count)):
+            repeats = bool(names) and names[-1][1]
+            fixed = len(names) - repeats
+            if count < fixed or (count > fixed and not repeats):
+                raise ValueError(f"{self.name}: {count} given where the header says {names}")
+
+
+class LuaScripts:
+    """The scripts of `lua/`, callable by file name on one Redis client."""
+
+    def __init__(self, redis: "Redis", folder: Path = SCRIPTS_FOLDER) -> None:
+        """Read all files once; registering needs no I/O and survives SCRIPT FLUSH."""
+        self.contracts: dict[str, ScriptContract] = {}
+        self._scripts = {}
+        for path in sorted(folder.glob("*.lua")):
+            source = path.read_text(encoding="utf-8")
+            self.contracts[path.stem] = ScriptContract(path.stem, source)
+            self._scripts[path.stem] = redis.register_script(with_includes(source, folder))
+
+    async def call(self, name: str, keys: Sequence[str], arguments: Iterable[str]) -> Any:
+        """Run a script; text in, text out. Raises what redis-py raises."""
+        arguments = list(arguments)
+        self.contracts[name].check_counts(len(keys), len(arguments))
+        return await self._scripts[name](keys=keys, args=arguments)
+
+
+def with_includes(source: str, folder: Path) -> str:
+    """Replace `-- include: name` lines by the files of the include folder."""
+
+    def included(match: re.Match[str]) -> str:
+        return (folder / "include" / f"{match[1]}.lua").read_text(encoding="utf-8")
+
+    return _INCLUDE.sub(included, source)

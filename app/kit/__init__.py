@@ -1,0 +1,1 @@
+"""Pure building blocks without I/O and without knowledge of the ledger."""

@@ -1,0 +1,30 @@
+"""Opaque cursors: a few whole numbers that say where a list goes on."""
+
+import base64
+import binascii
+import re
+
+from app.errors import InvalidCursor
+
+_LENGTH_MAX = 120
+_NUMBERS = re.compile(r"-?[0-9]{1,19}(\.-?[0-9]{1,19})*", re.ASCII)
+
+
+def encode_cursor(*numbers: int) -> str:
+    """Write numbers as a cursor."""
+    text = ".".join(str(number) for number in numbers)
+    return base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
+
+
+def decode_cursor(cursor: str, count: int) -> tuple[int, ...]:
+    """Read `count` numbers back; raises `InvalidCursor`."""
+    if len(cursor) > _LENGTH_MAX or not cursor.isascii():
+        raise InvalidCursor(pointer="/cursor")
+    try:
+        text = base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)).decode("ascii")
+    except (binascii.Error, ValueError) as exc:
+        raise InvalidCursor(pointer="/cursor") from exc
+    numbers = tuple(int(part) for part in text.split(".")) if _NUMBERS.fullmatch(text) else ()
+    if len(numbers) != count or encode_cursor(*numbers) != cursor.rstrip("="):
+        raise InvalidCursor(pointer="/cursor")
+    return numbers

@@ -1,0 +1,182 @@
+"""Gathers requests into micro-batches: what has arrived while the previous batch was busy.
+
+There is no timer, so a lonely request leaves at once. The queue, the slots and the time a request
+may wait are bounded. Requests of one identity go one after the other.
+"""
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Awaitable, Callable
+
+from app import errors
+from app.ledger.admission import Slot
+from app.ledger.item import Item
+from app.ledger.model import Acceptance, Identity
+
+_log = logging.getLogger(__name__)
+_SWEEP_S = 0.1
+_POSTPONE_S = 0.02
+_STOP_S = 10.0
+Carry = Callable[[Slot, list[Item]], Awaitable[list[Item]]]
+
+
+class Batcher:
+    """A bounded queue in front of a few slots."""
+
+    def __init__(
+        self, carry: Carry, slot_names: list[str], batch_items: int, queue_items: int
+    ) -> None:
+        """Hand batches of at most `batch_items` to `carry`, one at a time for each slot."""
+        self._carry = carry
+        self._slots = [Slot(name) for name in slot_names]
+        self._batch_items = batch_items
+        self._queue_items = queue_items
+        self._queue: deque[Item] = deque()
+        self._held_count = 0
+        self._claims: dict[Identity, deque[Item]] = {}
+        self._idle: deque[asyncio.Future[None]] = deque()
+        self._tasks: list[asyncio.Task[None]] = []
+        self._busy_count = 0
+        self._stopping = False
+
+    @property
+    def waiting_count(self) -> int:
+        """Requests that are not in a batch yet."""
+        return len(self._queue) + self._held_count
+
+    def start(self) -> None:
+        """Start the slots."""
+        self._tasks = [asyncio.create_task(self._run(slot)) for slot in self._slots]
+        self._tasks.append(asyncio.create_task(self._sweep()))
+
+    async def stop(self) -> None:
+        """Refuse new requests, answer those that wait, and end; bounded."""
+        self._stopping = True
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + _STOP_S
+        while (self.waiting_count or self._busy_count) and loop.time() < deadline:  # noqa: ASYNC110
+            await asyncio.sleep(_POSTPONE_S)
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        for item in list(self._queue):
+            item.fail(errors.Stopping())
+
+    async def submit(self, item: Item) -> Acceptance:
+        """Wait for a request's answer; raises what it was refused with.
+
+        A caller that goes away takes nothing back: the decision goes on without it.
+        """
+        if self._stopping:
+            raise errors.Stopping
+        owed = [slot.owes for slot in self._slots]
+        if owed[0] is not None and all(owed):
+            raise type(owed[0])(owed[0].detail)
+        if self.waiting_count >= self._queue_items:
+            raise errors.Overloaded
+        self._enqueue(item)
+        return await item.future
+
+    def _enqueue(self, item: Item) -> None:
+        """Queue a request, or hold it behind the one that has its identity."""
+        for identity in item.identities:
+            holders = self._claims.get(identity)
+            if holders is not None:
+                holders.append(item)
+                self._held_count += 1
+                return
+        for identity in item.identities:
+            self._claims[identity] = deque()
+        self._append(item)
+
+    def _append(self, item: Item) -> None:
+        self._queue.append(item)
+        self._wake_one()
+
+    def _wake_one(self) -> None:
+        while self._idle:
+            idle = self._idle.popleft()
+            if not idle.done():
+                idle.set_result(None)
+                return
+
+    async def _run(self, slot: Slot) -> None:
+        while True:
+            if not self._queue:
+                idle = asyncio.get_running_loop().create_future()
+                self._idle.append(idle)
+                await idle
+            batch = self._take()
+            if not batch:
+                continue
+            if self._queue:
+                self._wake_one()
+            self._busy_count += 1
+            try:
+                await self._carry_out(slot, batch)
+            finally:
+                self._busy_count -= 1
+
+    def _take(self) -> list[Item]:
+        """Take what has arrived; requests nobody waits for and late ones stay behind."""
+        batch: list[Item] = []
+        now = asyncio.get_running_loop().time()
+        while self._queue and len(batch) < self._batch_items:
+            item = self._queue.popleft()
+            if item.future.done() or item.deadline <= now:
+                self._expire(item)
+            else:
+                batch.append(item)
+        return batch
+
+    async def _carry_out(self, slot: Slot, batch: list[Item]) -> None:
+        try:
+            waiting = await self._carry(slot, batch)
+        except Exception:
+            _log.exception("a batch failed")
+            waiting = []
+        for item in batch:
+            if item not in waiting:
+                item.fail(errors.InternalError())
+                self._let_go(item)
+        for item in waiting:
+            self._held_count += 1
+            asyncio.get_running_loop().call_later(_POSTPONE_S, self._again, item)
+
+    def _again(self, item: Item) -> None:
+        """Queue an item once more that another process is deciding; it keeps its claims."""
+        self._held_count -= 1
+        if self._stopping or item.deadline <= asyncio.get_running_loop().time():
+            item.fail(errors.RequestInFlight())
+            self._let_go(item)
+        else:
+            self._append(item)
+
+    def _expire(self, item: Item) -> None:
+        item.fail(errors.DeadlinePassed())
+        self._let_go(item)
+
+    def _let_go(self, item: Item) -> None:
+        """Give up an item's claims; those held behind it get its answer or their turn."""
+        held: list[Item] = []
+        for identity in item.identities:
+            held.extend(self._claims.pop(identity, ()))
+        self._held_count -= len(held)
+        accepted = not item.future.cancelled() and item.future.exception() is None
+        found = {}
+        if held and accepted:
+            transaction = item.future.result().transaction
+            found = {identity: transaction for identity in item.identities}
+        for waiter in held:
+            if not waiter.answer_from(found):
+                waiter.look_up_first = True
+                self._enqueue(waiter)
+
+    async def _sweep(self) -> None:
+        """Answer requests whose deadline passes while every slot is busy."""
+        while True:
+            await asyncio.sleep(_SWEEP_S)
+            now = asyncio.get_running_loop().time()
+            while self._queue and self._queue[0].deadline <= now:
+                self._expire(self._queue.popleft())

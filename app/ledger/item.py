@@ -1,0 +1,83 @@
+"""One request on its way through admission and journal, and the rule for repeated requests."""
+
+import asyncio
+from collections.abc import Mapping
+
+from app import errors
+from app.ledger.model import Acceptance, Account, Identity, Transaction, TransactionRequest
+
+
+class Item:
+    """A request with its account, its signed amount and the future its client waits on."""
+
+    __slots__ = (
+        "account",
+        "change_minor",
+        "deadline",
+        "future",
+        "identities",
+        "look_up_first",
+        "name",
+        "request",
+    )
+
+    def __init__(
+        self,
+        request: TransactionRequest,
+        account: Account,
+        change_minor: int,
+        name: str,
+        deadline: float,
+    ) -> None:
+        """Take a checked request; `name` is its field in Redis, `deadline` in loop time."""
+        self.request = request
+        self.account = account
+        self.change_minor = change_minor
+        self.identities = request.identities
+        self.name = name
+        self.deadline = deadline
+        self.look_up_first = False
+        self.future: asyncio.Future[Acceptance] = asyncio.get_running_loop().create_future()
+
+    @property
+    def is_credit(self) -> bool:
+        """Tell whether journaling this raises the balance."""
+        return self.change_minor > 0
+
+    def accept(self, transaction: Transaction, *, replayed: bool) -> None:
+        """Answer with an accepted transaction, unless nobody waits any more."""
+        if not self.future.done():
+            self.future.set_result(Acceptance(transaction, replayed))
+
+    def fail(self, error: errors.LedgerError) -> None:
+        """Answer with an error, unless nobody waits any more."""
+        if not self.future.done():
+            self.future.set_exception(error)
+
+    def answer_from(self, found: Mapping[Identity, Transaction]) -> bool:
+        """Answer a repeated request from what was accepted before; False when nothing was.
+
+        Every identity the request gives must name the one transaction, and it must be the same
+        request; otherwise the repetition is refused.
+        """
+        transactions = [found[identity] for identity in self.identities if identity in found]
+        if not transactions:
+            return False
+        first = transactions[0]
+        ids = {transaction.transaction_id for transaction in transactions}
+        if len(transactions) < len(self.identities) or len(ids) > 1:
+            self.fail(errors.IdempotencyIdentityConflict(transaction_id=str(first.transaction_id)))
+        elif not self.is_repetition_of(first):
+            self.fail(errors.IdempotencyKeyReused(transaction_id=str(first.transaction_id)))
+        else:
+            self.accept(first, replayed=True)
+        return True
+
+    def is_repetition_of(self, transaction: Transaction) -> bool:
+        """Compare everything a client says about a transaction."""
+        return (
+            self.account.account_no == transaction.account.account_no
+            and self.change_minor == transaction.change_minor
+            and self.request.reference == transaction.reference
+            and (self.request.metadata or None) == (transaction.metadata or None)
+        )

@@ -1,0 +1,201 @@
+"""Frozen values of the ledger and the rules that need no I/O."""
+
+import re
+from datetime import datetime
+from typing import NamedTuple
+from uuid import UUID
+
+import msgspec
+
+from app import errors, limits
+from app.kit.money import DecimalText, decimal_text
+from app.ledger.codes import Direction, EntryStatus
+
+EXTERNAL_PREFIX = "external:"
+DEFAULT_SCOPE = 0
+_ACCOUNT_ID = re.compile(
+    rf"[A-Za-z0-9][A-Za-z0-9_.:-]{{0,{limits.ACCOUNT_ID_LENGTH_MAX - 1}}}", re.ASCII
+)
+
+
+class Account(msgspec.Struct, frozen=True):
+    """What never changes about an account, so that any process may remember it."""
+
+    account_no: int
+    account_id: str
+    currency: str
+    exponent: int
+
+
+class AccountDetails(msgspec.Struct, frozen=True, kw_only=True):
+    """An account's configuration; `etag` changes with it, `version` counts settled changes."""
+
+    account: Account
+    credit_limit_minor: int
+    metadata: dict[str, str]
+    etag: str
+    version: int
+    created_at: datetime
+    updated_at: datetime
+
+
+class AccountRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """A checked wish to open an account; amounts in minor units."""
+
+    account_id: str
+    currency: str
+    exponent: int
+    opening_minor: int = 0
+    credit_limit_minor: int = 0
+    metadata: dict[str, str] = {}
+
+
+class Identity(NamedTuple):
+    """What makes a request the same request: a scope and a name inside it."""
+
+    scope: int
+    name: str
+
+    @classmethod
+    def of_key(cls, idempotency_key: str) -> "Identity":
+        """Name a request by its Idempotency-Key."""
+        return cls(DEFAULT_SCOPE, f"key:{idempotency_key}")
+
+    @classmethod
+    def of_id(cls, transaction_id: UUID) -> "Identity":
+        """Name a request by the transaction id its client chose."""
+        return cls(DEFAULT_SCOPE, f"id:{transaction_id}")
+
+    @classmethod
+    def of_opening(cls, account_id: str) -> "Identity":
+        """Name the one opening balance an account may have."""
+        return cls(DEFAULT_SCOPE, f"opening:{account_id}")
+
+    @property
+    def text(self) -> str:
+        """One string for maps and for Redis; scopes are numbers, so it is unambiguous."""
+        return f"{self.scope}:{self.name}"
+
+
+class TransactionRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """A transaction whose form was checked; its amount is not yet in minor units."""
+
+    account_id: str
+    amount: DecimalText
+    direction: Direction
+    transaction_id: UUID | None = None
+    idempotency_key: str | None = None
+    reference: str | None = None
+    metadata: dict[str, str] | None = None
+
+    @property
+    def identities(self) -> tuple[Identity, ...]:
+        """The identities this request claims, its key first; empty for an anonymous one."""
+        names = []
+        if self.idempotency_key is not None:
+            names.append(Identity.of_key(self.idempotency_key))
+        if self.transaction_id is not None:
+            names.append(Identity.of_id(self.transaction_id))
+        return tuple(names)
+
+
+class Transaction(msgspec.Struct, frozen=True, kw_only=True):
+    """An accepted movement on one account; `accepted_at` is aware and UTC."""
+
+    transaction_id: UUID
+    account: Account
+    change_minor: int
+    status: EntryStatus
+    accepted_at: datetime
+    updated_at: datetime
+    reference: str | None = None
+    metadata: dict[str, str] | None = None
+    attempt_id: int = 0
+
+    @property
+    def direction(self) -> Direction:
+        """Credit raises the balance, debit lowers it."""
+        return Direction.CREDIT if self.change_minor > 0 else Direction.DEBIT
+
+    @property
+    def amount_text(self) -> str:
+        """The amount in major units."""
+        return decimal_text(abs(self.change_minor), self.account.exponent)
+
+
+class Acceptance(NamedTuple):
+    """The answer to an accepted request; `replayed` when an earlier sending was accepted."""
+
+    transaction: Transaction
+    replayed: bool
+
+
+class Balance(msgspec.Struct, frozen=True, kw_only=True):
+    """An account's balance from one snapshot of PostgreSQL; amounts in minor units."""
+
+    account: Account
+    settled_minor: int
+    pending_debit_minor: int
+    pending_credit_minor: int
+    credit_limit_minor: int
+    version: int
+    last_updated_at: datetime
+
+    @property
+    def available_minor(self) -> int:
+        """What may still be debited."""
+        pending = self.pending_credit_minor - self.pending_debit_minor
+        return self.settled_minor + pending + self.credit_limit_minor
+
+
+class PendingPage(msgspec.Struct, frozen=True, kw_only=True):
+    """Exact count and sums of an account's pending movements, and one page of them."""
+
+    account: Account
+    count: int
+    debit_minor: int
+    credit_minor: int
+    items: tuple[Transaction, ...]
+    next_cursor: str | None
+
+
+class ComponentHealth(msgspec.Struct, frozen=True):
+    """One part's state: whether it works, in words, and how long it took to answer."""
+
+    ok: bool
+    detail: str
+    latency_ms: float = 0.0
+
+
+class LedgerHealth(msgspec.Struct, frozen=True, kw_only=True):
+    """The state of this instance; `ready` tells whether it can decide a transaction now."""
+
+    components: dict[str, ComponentHealth]
+    mode: str
+    epoch: int
+    settler_lag_ms: int
+    queue_items: int
+    ready: bool
+    features: dict[str, bool]
+
+
+def check_account_id(account_id: str, pointer: str = "/account_id") -> None:
+    """Refuse an account id no account can have."""
+    if not account_id:
+        raise errors.AccountIdEmpty(pointer=pointer)
+    if len(account_id) > limits.ACCOUNT_ID_LENGTH_MAX:
+        raise errors.AccountIdTooLong(pointer=pointer)
+    if not _ACCOUNT_ID.fullmatch(account_id):
+        raise errors.AccountIdMalformed(pointer=pointer)
+
+
+def check_customer_account_id(account_id: str) -> None:
+    """Refuse an account id that no client may move money on or open."""
+    check_account_id(account_id)
+    if account_id.startswith(EXTERNAL_PREFIX):
+        raise errors.AccountReserved(pointer="/account_id")
+
+
+def external_account_id(currency: str) -> str:
+    """Name the account that is the other side of money entering or leaving in a currency."""
+    return f"{EXTERNAL_PREFIX}{currency}"

@@ -1,0 +1,246 @@
+"""The ledger's use cases, one method each. What HTTP, workers and later rooms may call."""
+
+import asyncio
+import time
+from typing import TYPE_CHECKING
+from uuid import UUID
+
+from app import errors, limits
+from app.infra.redis import read_identity
+from app.kit.cursor import decode_cursor, encode_cursor
+from app.kit.ids import AttemptNumbers, EntryPosition, assigned_position
+from app.kit.money import decimal_text, minor_units, parse_amount
+from app.ledger.batcher import Batcher
+from app.ledger.codes import Direction
+from app.ledger.item import Item
+from app.ledger.mode import ModeKeeper
+from app.ledger.model import (
+    EXTERNAL_PREFIX,
+    Acceptance,
+    Account,
+    AccountDetails,
+    AccountRequest,
+    Balance,
+    ComponentHealth,
+    Identity,
+    LedgerHealth,
+    PendingPage,
+    Transaction,
+    TransactionRequest,
+    check_account_id,
+    check_customer_account_id,
+)
+from app.ledger.store import LedgerStore
+from app.settings import Settings
+
+if TYPE_CHECKING:
+    from redis.asyncio import Redis
+
+_OPEN_SENDS_MAX = 3
+_LAG_INTERVALS_MAX = 3
+
+
+class LedgerService:
+    """Moves money and answers questions about it."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        store: LedgerStore,
+        batcher: Batcher,
+        mode: ModeKeeper,
+        attempts: AttemptNumbers,
+        redis: "Redis",
+    ) -> None:
+        """Put the parts together; does no I/O."""
+        self._settings = settings
+        self._store = store
+        self._batcher = batcher
+        self._mode = mode
+        self._attempts = attempts
+        self._redis = redis
+        self._accounts: dict[str, Account] = {}
+        self._anonymous_count = 0
+
+    async def post_transaction(self, request: TransactionRequest) -> Acceptance:
+        """Debit or credit an account: durable when this returns, or refused with an error."""
+        check_customer_account_id(request.account_id)
+        if self._settings.http.require_idempotency_key and not request.identities:
+            raise errors.IdempotencyKeyRequired
+        account = self._accounts.get(request.account_id)
+        if account is None:
+            account = await self._account(request.account_id)
+        amount_minor = minor_units(request.amount, account.exponent)
+        change_minor = amount_minor if request.direction is Direction.CREDIT else -amount_minor
+        deadline = asyncio.get_running_loop().time() + self._settings.ledger.deadline_ms / 1_000
+        item = Item(request, account, change_minor, self._name(request), deadline)
+        return await self._batcher.submit(item)
+
+    def _name(self, request: TransactionRequest) -> str:
+        """Name the reservation in Redis: by identity, or uniquely when the client gave none."""
+        if request.identities:
+            return request.identities[0].text
+        self._anonymous_count += 1
+        return f"#{self._attempts.process_number}.{self._anonymous_count}"
+
+    async def _account(self, account_id: str) -> Account:
+        """Find what never changes about an account; remembers a bounded number of them."""
+        account = self._accounts.get(account_id)
+        if account is None:
+            account = (await self._store.accounts([account_id])).get(account_id)
+            if account is None:
+                raise errors.AccountNotFound(pointer="/account_id")
+            if len(self._accounts) >= limits.ACCOUNT_CACHE_ITEMS_MAX:
+                self._accounts.pop(next(iter(self._accounts)))
+            self._accounts[account_id] = account
+        return account
+
+    async def balance(self, account_id: str) -> Balance:
+        """Read an account's balance, exact at one instant."""
+        check_account_id(account_id)
+        external = account_id.startswith(EXTERNAL_PREFIX)
+        balance = await self._store.balance(account_id, external=external)
+        if balance is None:
+            raise errors.AccountNotFound(pointer="/account_id")
+        return balance
+
+    async def pending(self, account_id: str, cursor: str | None, limit: int) -> PendingPage:
+        """Read what an account has pending: exact count and sums, and a page of movements."""
+        check_customer_account_id(account_id)
+        after = EntryPosition(*decode_cursor(cursor, 2)) if cursor else None
+        account = await self._account(account_id)
+        page, last = await self._store.pending(account, after, limit)
+        if last is None:
+            return page
+        return PendingPage(
+            account=page.account,
+            count=page.count,
+            debit_minor=page.debit_minor,
+            credit_minor=page.credit_minor,
+            items=page.items,
+            next_cursor=encode_cursor(*last),
+        )
+
+    async def transaction(self, transaction_id: UUID) -> Transaction:
+        """Find a transaction by its id, whoever chose it."""
+        position = assigned_position(transaction_id)
+        if position is None:
+            return await self._by_identity(Identity.of_id(transaction_id))
+        transaction = None
+        if position.batch_seq <= limits.BATCH_SEQ_MAX:
+            transaction = await self._store.transaction_at(position)
+        if transaction is None or transaction.transaction_id != transaction_id:
+            raise errors.TransactionNotFound
+        return transaction
+
+    async def transaction_by_key(self, idempotency_key: str) -> Transaction:
+        """Find the transaction that was accepted under an Idempotency-Key."""
+        return await self._by_identity(Identity.of_key(idempotency_key))
+
+    async def _by_identity(self, identity: Identity) -> Transaction:
+        transactions = await self._store.transactions_by_identity([identity])
+        if identity not in transactions:
+            raise errors.TransactionNotFound
+        return transactions[identity]
+
+    async def open_account(self, request: AccountRequest) -> tuple[AccountDetails, bool]:
+        """Open an account; the same request again is answered again, with True."""
+        check_customer_account_id(request.account_id)
+        opened = await self._send_opening(request)
+        details = await self.account(request.account_id)
+        if not opened and not await self._is_same_opening(request, details):
+            raise errors.AccountExists(pointer="/account_id")
+        return details, not opened
+
+    async def _send_opening(self, request: AccountRequest) -> bool:
+        """Open the account, sending again after a lost reply: the id can be taken only once."""
+        attempt_id = self._attempts.draw()
+        for _ in range(_OPEN_SENDS_MAX):
+            try:
+                return await self._store.open_account(request, attempt_id)
+            except errors.PostgresUnavailable as exc:
+                failure = exc
+        raise errors.JournalOutcomeUnknown from failure
+
+    async def _is_same_opening(self, request: AccountRequest, details: AccountDetails) -> bool:
+        identity = Identity.of_opening(request.account_id)
+        opening = (await self._store.transactions_by_identity([identity])).get(identity)
+        return (
+            request.currency == details.account.currency
+            and request.credit_limit_minor == details.credit_limit_minor
+            and request.metadata == details.metadata
+            and request.opening_minor == (opening.change_minor if opening else 0)
+        )
+
+    async def account(self, account_id: str) -> AccountDetails:
+        """Read an account's configuration."""
+        check_account_id(account_id)
+        details = await self._store.account_details(account_id)
+        if details is None:
+            raise errors.AccountNotFound(pointer="/account_id")
+        return details
+
+    async def test_account_ids(self) -> list[str]:
+        """List accounts that were opened for tests."""
+        return await self._store.test_account_ids()
+
+    async def empty_account(self, account_id: str) -> Acceptance | None:
+        """Bring an account to zero by an ordinary transaction; None when it is there already."""
+        balance = await self.balance(account_id)
+        own_minor = balance.available_minor - balance.credit_limit_minor
+        if own_minor == 0:
+            return None
+        direction = Direction.DEBIT if own_minor > 0 else Direction.CREDIT
+        amount = parse_amount(decimal_text(abs(own_minor), balance.account.exponent))
+        request = TransactionRequest(
+            account_id=account_id, amount=amount, direction=direction, reference="test cleanup"
+        )
+        return await self.post_transaction(request)
+
+    async def health(self) -> LedgerHealth:
+        """Ask every part how it is; bounded by the parts' own time-outs."""
+        redis, (postgres, lag_ms) = await asyncio.gather(
+            self._redis_health(), self._postgres_health()
+        )
+        interval_ms = self._settings.ledger.settlement_interval_ms
+        settler = ComponentHealth(
+            ok=0 <= lag_ms <= _LAG_INTERVALS_MAX * interval_ms,
+            detail=f"oldest pending movement is {lag_ms} ms old" if lag_ms >= 0 else "unknown",
+        )
+        waiting = self._batcher.waiting_count
+        admission = ComponentHealth(
+            ok=waiting < self._settings.ledger.queue_items, detail=f"{waiting} requests wait"
+        )
+        return LedgerHealth(
+            components={
+                "redis": redis,
+                "postgres": postgres,
+                "settler": settler,
+                "admission": admission,
+            },
+            mode=self._mode.mode.value,
+            epoch=self._mode.epoch,
+            settler_lag_ms=lag_ms,
+            queue_items=waiting,
+            ready=redis.ok and postgres.ok,
+            features={"test_mode": self._settings.http.enable_test_mode},
+        )
+
+    async def _redis_health(self) -> ComponentHealth:
+        started = time.perf_counter()
+        try:
+            identity = await read_identity(self._redis)
+        except errors.LedgerError as error:
+            return ComponentHealth(ok=False, detail=error.detail)
+        latency_ms = (time.perf_counter() - started) * 1_000
+        if identity != self._mode.identity:
+            return ComponentHealth(False, "no epoch is open for this Redis", latency_ms)
+        return ComponentHealth(True, "rules", latency_ms)
+
+    async def _postgres_health(self) -> tuple[ComponentHealth, int]:
+        started = time.perf_counter()
+        try:
+            lag_ms = await self._store.settler_lag_ms()
+        except errors.LedgerError as error:
+            return ComponentHealth(ok=False, detail=error.detail), -1
+        return ComponentHealth(True, "answers", (time.perf_counter() - started) * 1_000), lag_ms

@@ -1,0 +1,213 @@
+"""The ledger's reads in PostgreSQL, and the opening of accounts. Every read is exact: pending
+amounts come from the journal itself, never from a copy."""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+import asyncpg
+import msgspec
+
+from app import errors, limits
+from app.infra.postgres import POSTGRES_ERRORS
+from app.infra.queries import load_queries
+from app.kit.ids import EntryPosition, assigned_transaction_id
+from app.ledger.codes import EntryStatus
+from app.ledger.model import (
+    Account,
+    AccountDetails,
+    AccountRequest,
+    Balance,
+    Identity,
+    PendingPage,
+    Transaction,
+    external_account_id,
+)
+
+if TYPE_CHECKING:
+    from app.infra.postgres import Pool
+
+QUERIES = {name: query.sql for name, query in load_queries("ledger").items()}
+SHARD = 0
+_decode_metadata = msgspec.json.Decoder(dict[str, str]).decode
+encode_json = msgspec.json.Encoder().encode
+_Row = Any
+
+
+class LedgerStore:
+    """Reads of one PostgreSQL pool; each method is one statement, hence one snapshot."""
+
+    def __init__(self, pool: "Pool", timeout_ms: int) -> None:
+        """Use a pool; no call waits longer than the time-out for a connection."""
+        self._pool = pool
+        self._timeout_s = timeout_ms / 1_000
+
+    @asynccontextmanager
+    async def _reading(self) -> AsyncIterator[Any]:
+        try:
+            async with self._pool.acquire(timeout=self._timeout_s) as connection:
+                yield connection
+        except POSTGRES_ERRORS as exc:
+            raise errors.PostgresUnavailable(f"PostgreSQL does not answer: {exc}") from exc
+        except asyncpg.PostgresError as exc:
+            raise errors.InvariantViolation(f"PostgreSQL refuses a statement: {exc}") from exc
+
+    async def _fetch(self, name: str, *arguments: Any) -> Sequence[_Row]:
+        async with self._reading() as connection:
+            rows: Sequence[_Row] = await connection.fetch(QUERIES[name], *arguments)
+            return rows
+
+    async def accounts(self, account_ids: Sequence[str]) -> dict[str, Account]:
+        """Look accounts up by id; an unknown id is simply missing from the answer."""
+        rows = await self._fetch("accounts_by_id", list(account_ids))
+        return {row["account_id"]: _account(row) for row in rows}
+
+    async def accounts_to_load(self, account_nos: Sequence[int]) -> dict[int, _Row]:
+        """Read what Redis needs to know of accounts, as decimal text by account number."""
+        rows = await self._fetch("accounts_to_load", list(account_nos))
+        return {row["account_no"]: row for row in rows}
+
+    async def transactions_by_identity(
+        self, identities: Sequence[Identity]
+    ) -> dict[Identity, Transaction]:
+        """Find what was accepted under these identities."""
+        if not identities:
+            return {}
+        scopes = [identity.scope for identity in identities]
+        names = [identity.name for identity in identities]
+        rows = await self._fetch("entries_by_identity", scopes, names)
+        return {Identity(row["scope"], row["name"]): _transaction(row) for row in rows}
+
+    async def transaction_at(self, position: EntryPosition) -> Transaction | None:
+        """Find the transaction at a place in the journal, if its id was assigned here."""
+        rows = await self._fetch("entry_by_position", position.batch_seq, position.item_no)
+        return _transaction(rows[0]) if rows else None
+
+    async def balance(self, account_id: str, *, external: bool) -> Balance | None:
+        """Read one account's balance from one snapshot."""
+        rows = await self._fetch("external_balance" if external else "balance", account_id)
+        return _balance(rows[0]) if rows else None
+
+    async def pending(
+        self, account: Account, after: EntryPosition | None, limit: int
+    ) -> tuple[PendingPage, EntryPosition | None]:
+        """Read a page of pending movements and, if there are more, the position to go on from."""
+        batch_seq, item_no = after or (0, 0)
+        start = item_no if after else -1
+        rows = await self._fetch("pending_page", account.account_no, batch_seq, start, limit + 1)
+        items = tuple(_transaction(row, account) for row in rows if row["batch_seq"] is not None)
+        last = rows[limit - 1] if len(items) > limit else None
+        page = PendingPage(
+            account=account,
+            count=rows[0]["entry_count"],
+            debit_minor=int(rows[0]["debit_minor"]),
+            credit_minor=int(rows[0]["credit_minor"]),
+            items=items[:limit],
+            next_cursor=None,
+        )
+        return page, EntryPosition(last["batch_seq"], last["item_no"]) if last else None
+
+    async def account_details(self, account_id: str) -> AccountDetails | None:
+        """Read one account's configuration."""
+        rows = await self._fetch("account_details", account_id)
+        return _details(rows[0]) if rows else None
+
+    async def open_account(self, request: AccountRequest, attempt_id: int) -> bool:
+        """Open an account with its opening balance; False when the id is taken.
+
+        Sending it again after a lost answer finds the id taken, so the caller compares.
+        """
+        arguments = (
+            SHARD,
+            attempt_id,
+            request.account_id,
+            external_account_id(request.currency),
+            request.currency,
+            request.exponent,
+            request.credit_limit_minor,
+            encode_json(request.metadata).decode(),
+            request.opening_minor,
+            Identity.of_opening(request.account_id).name,
+        )
+        rows = await self._fetch("open_account", *arguments)
+        return rows[0][0] is not None
+
+    async def test_account_ids(self) -> list[str]:
+        """List accounts that were opened for tests, oldest first."""
+        rows = await self._fetch("test_account_ids", limits.TEST_ACCOUNTS_MAX)
+        return [row["account_id"] for row in rows]
+
+    async def settler_lag_ms(self) -> int:
+        """Age of the oldest pending movement."""
+        rows = await self._fetch("settler_lag")
+        return int(rows[0][0])
+
+
+async def draw_process_number(pool: "Pool", timeout_ms: int) -> int:
+    """Take a process number; raises `PostgresUnavailable`."""
+    try:
+        async with asyncio.timeout(timeout_ms / 1_000):
+            return int(await pool.fetchval(QUERIES["process_number"]))
+    except POSTGRES_ERRORS as exc:
+        raise errors.PostgresUnavailable(f"PostgreSQL does not answer: {exc}") from exc
+    except asyncpg.UndefinedTableError as exc:
+        raise errors.UnusableDatabase("The database has no schema yet.") from exc
+
+
+def transaction_id_of(row: _Row) -> UUID:
+    """The client's id of an entry, or the one its position stands for."""
+    if row["transaction_id"] is not None:
+        return UUID(int=row["transaction_id"].int)
+    position = EntryPosition(row["batch_seq"], row["item_no"])
+    return assigned_transaction_id(accepted_ms(row["created_at"]), position)
+
+
+def accepted_ms(accepted_at: datetime) -> int:
+    """Milliseconds since 1970, exactly as SQL computes them."""
+    return int(accepted_at.timestamp()) * 1_000 + accepted_at.microsecond // 1_000
+
+
+def _account(row: _Row) -> Account:
+    return Account(row["account_no"], row["account_id"], row["currency"], row["exponent"])
+
+
+def _transaction(row: _Row, account: Account | None = None) -> Transaction:
+    metadata = row["metadata"]
+    return Transaction(
+        transaction_id=transaction_id_of(row),
+        account=account or _account(row),
+        change_minor=row["change_minor"],
+        status=EntryStatus(row["status"]),
+        accepted_at=row["created_at"],
+        updated_at=row["updated_at"],
+        reference=row["reference"],
+        metadata=None if metadata is None else _decode_metadata(metadata),
+        attempt_id=row["attempt_id"],
+    )
+
+
+def _balance(row: _Row) -> Balance:
+    return Balance(
+        account=_account(row),
+        settled_minor=int(row["settled_minor"]),
+        pending_debit_minor=int(row["debit_minor"]),
+        pending_credit_minor=int(row["credit_minor"]),
+        credit_limit_minor=row["credit_limit_minor"],
+        version=row["version"],
+        last_updated_at=row["last_updated_at"],
+    )
+
+
+def _details(row: _Row) -> AccountDetails:
+    return AccountDetails(
+        account=_account(row),
+        credit_limit_minor=row["credit_limit_minor"],
+        metadata=_decode_metadata(row["metadata"]),
+        etag=f'"{row["config_version"]}"',
+        version=row["version"],
+        created_at=row["created_at"],
+        updated_at=row["updated_at"],
+    )

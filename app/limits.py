@@ -1,0 +1,52 @@
+"""Every bound the code relies on, named, with its unit, and how the bounds relate.
+
+Settings may lower what an operator may tune; nothing may exceed what stands here.
+"""
+
+from typing import Final
+
+# Money, in minor units. An amount is an int64 and so is every customer balance; sums over many
+# accounts (an external account, one settlement) may be larger and are `numeric` in SQL.
+AMOUNT_MINOR_MAX: Final = 10**18 - 1
+BALANCE_MINOR_MAX: Final = 9 * 10**18
+INT64_MAX: Final = 2**63 - 1
+EXPONENT_MAX: Final = 4
+
+# What a request may carry.
+ACCOUNT_ID_LENGTH_MAX: Final = 50
+IDEMPOTENCY_KEY_LENGTH_MAX: Final = 255
+REFERENCE_LENGTH_MAX: Final = 140
+METADATA_ENTRIES_MAX: Final = 16
+METADATA_KEY_LENGTH_MAX: Final = 40
+METADATA_VALUE_LENGTH_MAX: Final = 256
+BODY_BYTES_MAX: Final = 32 * 1024
+PAGE_ITEMS_DEFAULT: Final = 100
+PAGE_ITEMS_MAX: Final = 1_000
+TEST_ACCOUNTS_MAX: Final = 1_000
+
+# Micro-batching. An item's number must fit the 12 bits that a transaction id has for it.
+BATCH_ITEMS_MAX: Final = 1_000
+ITEM_NUMBER_MAX: Final = 2**12 - 1
+SLOT_COUNT_MAX: Final = 64
+QUEUE_ITEMS_MAX: Final = 65_536
+ADMIT_ROUNDS_MAX: Final = 8
+REDIS_SENDS_MAX: Final = 3
+ACCOUNT_CACHE_ITEMS_MAX: Final = 200_000
+
+# Settlement.
+SETTLE_BATCHES_MAX: Final = 500
+SETTLE_CHUNKS_MAX: Final = 10_000
+REFRESH_ACCOUNTS_MAX: Final = 500
+PARTITION_MONTHS_AHEAD: Final = 3
+
+# One process numbers its attempts below 2^32; the process number fills the bits above.
+ATTEMPTS_PER_PROCESS_MAX: Final = 2**32
+PROCESS_NUMBER_MAX: Final = 2**31 - 1
+BATCH_SEQ_MAX: Final = 2**62 - 1
+
+if AMOUNT_MINOR_MAX + BALANCE_MINOR_MAX > 10**19 or BALANCE_MINOR_MAX > INT64_MAX:
+    raise ValueError("a balance plus one amount must stay below 10^19, a balance inside int64")
+if BATCH_ITEMS_MAX > ITEM_NUMBER_MAX + 1:
+    raise ValueError("every item of a batch needs a number that fits a transaction id")
+if PROCESS_NUMBER_MAX * ATTEMPTS_PER_PROCESS_MAX > INT64_MAX:
+    raise ValueError("an attempt id must fit int64")

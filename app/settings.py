@@ -1,0 +1,193 @@
+"""The environment, read once into frozen settings; nothing else reads it.
+
+The names the product is known by stand as they are (`PORT`, `REDIS_URL`, ...); every other name
+begins with `SUBBALANCE_`, and an unknown one of those is refused.
+"""
+
+import re
+from collections.abc import Callable, Mapping
+from typing import TypeVar
+
+import msgspec
+
+from app import limits
+from app.errors import InvalidSettings, LedgerError
+from app.kit.money import currency_exponent
+
+_PREFIX = "SUBBALANCE_"
+_DURATION = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ms|s|m)?", re.ASCII)
+_UNIT_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, None: 1.0}
+_DURATION_SECONDS_MAX = 3_600.0
+T = TypeVar("T")
+
+
+class Http(msgspec.Struct, frozen=True, kw_only=True):
+    """How the API is reached."""
+
+    host: str = "127.0.0.1"  # HOST
+    port: int = 8082  # PORT
+    direct_route: bool = True  # SUBBALANCE_DIRECT_ROUTE: POST /transaction skips the router
+    require_idempotency_key: bool = False  # SUBBALANCE_REQUIRE_IDEMPOTENCY_KEY
+    enable_test_mode: bool = False  # ENABLE_TEST_MODE: offer the /test routes
+
+
+class Redis(msgspec.Struct, frozen=True, kw_only=True):
+    """The decision cache."""
+
+    url: str = "redis://localhost:6379"  # REDIS_URL, a bare host:port is accepted
+    timeout_ms: int = 1_000  # SUBBALANCE_REDIS_TIMEOUT_MS: one command, connecting included
+
+
+class Postgres(msgspec.Struct, frozen=True, kw_only=True):
+    """The system of record."""
+
+    url: str = "postgresql://localhost:5432/subbalance"  # DATABASE_URL
+    timeout_ms: int = 5_000  # SUBBALANCE_POSTGRES_TIMEOUT_MS: one statement
+    read_connections: int = 6  # SUBBALANCE_READ_CONNECTIONS: beside one for each slot
+    transaction_pooler: bool = False  # SUBBALANCE_TRANSACTION_POOLER: behind PgBouncer
+
+
+class Ledger(msgspec.Struct, frozen=True, kw_only=True):
+    """How requests are gathered, decided and settled."""
+
+    slots: int = 3  # SUBBALANCE_SLOTS: batches in flight at once
+    batch_items: int = limits.BATCH_ITEMS_MAX  # SUBBALANCE_BATCH_ITEMS: largest micro-batch
+    queue_items: int = 8_192  # SUBBALANCE_QUEUE_ITEMS: requests waiting, past it 503
+    deadline_ms: int = 10_000  # SUBBALANCE_DEADLINE_MS: longest a request may wait for its answer
+    settlement_interval_ms: int = 5_000  # SETTLEMENT_INTERVAL: "5", "5s" or "500ms"
+    default_currency: str = "USD"  # DEFAULT_CURRENCY: ISO 4217
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything an operator may choose."""
+
+    http: Http = Http()
+    redis: Redis = Redis()
+    postgres: Postgres = Postgres()
+    ledger: Ledger = Ledger()
+    log_level: str = "info"  # LOG_LEVEL
+
+
+def load_settings(environ: Mapping[str, str]) -> Settings:
+    """Read and check the environment; `InvalidSettings` names the variable at fault."""
+    reader = _Reader(environ)
+    http, redis, postgres = Http(), Redis(), Postgres()
+    settings = Settings(
+        http=Http(
+            host=reader.text("HOST", http.host),
+            port=reader.integer("PORT", http.port, 0, 65_535),
+            direct_route=reader.flag("SUBBALANCE_DIRECT_ROUTE", http.direct_route),
+            require_idempotency_key=reader.flag("SUBBALANCE_REQUIRE_IDEMPOTENCY_KEY", False),
+            enable_test_mode=reader.flag("ENABLE_TEST_MODE", False),
+        ),
+        redis=Redis(
+            url=_redis_url(reader.text("REDIS_URL", redis.url)),
+            timeout_ms=reader.integer("SUBBALANCE_REDIS_TIMEOUT_MS", redis.timeout_ms, 10, 60_000),
+        ),
+        postgres=Postgres(
+            url=reader.text("DATABASE_URL", postgres.url),
+            timeout_ms=reader.integer(
+                "SUBBALANCE_POSTGRES_TIMEOUT_MS", postgres.timeout_ms, 100, 60_000
+            ),
+            read_connections=reader.integer("SUBBALANCE_READ_CONNECTIONS", 6, 1, 100),
+            transaction_pooler=reader.flag("SUBBALANCE_TRANSACTION_POOLER", False),
+        ),
+        ledger=_ledger(reader),
+        log_level=reader.choice("LOG_LEVEL", "info", ("debug", "info", "warning", "error")),
+    )
+    reader.refuse_unknown()
+    return settings
+
+
+def _ledger(reader: "_Reader") -> Ledger:
+    ledger = Ledger()
+    return Ledger(
+        slots=reader.integer("SUBBALANCE_SLOTS", ledger.slots, 1, limits.SLOT_COUNT_MAX),
+        batch_items=reader.integer(
+            "SUBBALANCE_BATCH_ITEMS", ledger.batch_items, 1, limits.BATCH_ITEMS_MAX
+        ),
+        queue_items=reader.integer(
+            "SUBBALANCE_QUEUE_ITEMS", ledger.queue_items, 1, limits.QUEUE_ITEMS_MAX
+        ),
+        deadline_ms=reader.integer("SUBBALANCE_DEADLINE_MS", ledger.deadline_ms, 100, 120_000),
+        settlement_interval_ms=reader.duration_ms(
+            "SETTLEMENT_INTERVAL", ledger.settlement_interval_ms
+        ),
+        default_currency=reader.currency("DEFAULT_CURRENCY", ledger.default_currency),
+    )
+
+
+def _redis_url(value: str) -> str:
+    return value if "://" in value else f"redis://{value}"
+
+
+class _Reader:
+    """Reads variables by name and remembers which of ours it was asked for."""
+
+    def __init__(self, environ: Mapping[str, str]) -> None:
+        self._environ = environ
+        self._known: set[str] = set()
+
+    def _read(self, name: str, default: T, parse: Callable[[str], T]) -> T:
+        self._known.add(name)
+        raw = self._environ.get(name, "").strip()
+        if not raw:
+            return default
+        try:
+            return parse(raw)
+        except (ValueError, LedgerError) as exc:
+            raise InvalidSettings(f"{name}: {exc}") from exc
+
+    def text(self, name: str, default: str) -> str:
+        return self._read(name, default, str)
+
+    def integer(self, name: str, default: int, lowest: int, highest: int) -> int:
+        def parse(raw: str) -> int:
+            value = int(raw) if raw.isascii() and raw.isdigit() else -1
+            if not lowest <= value <= highest:
+                raise ValueError(f"must be a whole number from {lowest} to {highest}")
+            return value
+
+        return self._read(name, default, parse)
+
+    def flag(self, name: str, default: bool) -> bool:
+        words = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
+
+        def parse(raw: str) -> bool:
+            if raw.lower() not in words:
+                raise ValueError("must be true or false")
+            return words[raw.lower()]
+
+        return self._read(name, default, parse)
+
+    def choice(self, name: str, default: str, words: tuple[str, ...]) -> str:
+        def parse(raw: str) -> str:
+            if raw.lower() not in words:
+                raise ValueError(f"must be one of {', '.join(words)}")
+            return raw.lower()
+
+        return self._read(name, default, parse)
+
+    def duration_ms(self, name: str, default: int) -> int:
+        def parse(raw: str) -> int:
+            match = _DURATION.fullmatch(raw)
+            seconds = float(match[1]) * _UNIT_SECONDS[match[2]] if match else 0.0
+            if not 0.01 <= seconds <= _DURATION_SECONDS_MAX:
+                raise ValueError("must be a duration from 10ms to 60m, such as '5s'")
+            return round(seconds * 1_000)
+
+        return self._read(name, default, parse)
+
+    def currency(self, name: str, default: str) -> str:
+        def parse(raw: str) -> str:
+            currency_exponent(raw)
+            return raw
+
+        return self._read(name, default, parse)
+
+    def refuse_unknown(self) -> None:
+        unknown = sorted(
+            name for name in self._environ if name.startswith(_PREFIX) and name not in self._known
+        )
+        if unknown:
+            raise InvalidSettings(f"unknown settings: {', '.join(unknown)}")

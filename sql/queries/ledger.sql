@@ -1,0 +1,139 @@
+-- Every statement of the ledger, by name. A test prepares each one and compares its parameters.
+
+-- name: process_number
+-- A number no other process ever had.
+SELECT nextval('process_numbers')
+
+-- name: shard_state
+-- Who rules a shard, and whether this PostgreSQL is the one that was recorded.
+-- Params: $1 shard smallint
+SELECT mode, epoch, redis_run_id, redis_replication_id, redis_token, shard_count, protocol_version,
+       postgres_identity IS NOT DISTINCT FROM postgres_identity_v1() AS is_recorded_postgres
+  FROM ledger_shards WHERE shard = $1
+
+-- name: open_epoch
+-- The next epoch if the expected one still rules, else NULL.
+-- Params: $1 shard smallint, $2 expected_epoch bigint, $3 mode text, $4 redis_run_id text, $5 redis_replication_id text, $6 redis_token text, $7 protocol_version integer, $8 reason text
+SELECT open_epoch_v1($1, $2, $3, $4, $5, $6, $7, $8)
+
+-- name: accounts_by_id
+-- What never changes about accounts, external ones included.
+-- Params: $1 account_ids text[]
+SELECT account_no, account_id, currency, exponent FROM accounts WHERE account_id = ANY ($1)
+
+-- name: accounts_to_load
+-- Balances for Redis, each account's settled and pending amounts from the one snapshot.
+-- Params: $1 account_nos bigint[]
+SELECT a.account_no, a.account_id, a.settled_minor::text, a.version::text, p.debit_minor::text, p.credit_minor::text,
+       (a.settled_minor + p.credit_minor - p.debit_minor + a.credit_limit_minor)::text AS available_minor
+  FROM accounts a CROSS JOIN LATERAL pending_sums_v1(a.account_no) AS p
+ WHERE a.account_no = ANY ($1) AND a.kind = 'customer'
+
+-- name: journal_batch
+-- Journal one micro-batch; see journal_batch_v1.
+-- Params: $1 shard smallint, $2 epoch bigint, $3 attempt_id bigint, $4 account_nos bigint[], $5 changes_minor bigint[], $6 transaction_ids uuid[], $7 references text[], $8 metadata text[], $9 key_items integer[], $10 key_scopes integer[], $11 key_names text[]
+SELECT outcome, accepted_seq, accepted_at, duplicate_items
+  FROM journal_batch_v1($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)
+
+-- name: entries_by_identity
+-- The accepted movements that used any of these keys or ids.
+-- Params: $1 scopes integer[], $2 names text[]
+SELECT k.scope, k.name, e.batch_seq, e.item_no, e.created_at, e.change_minor, e.transaction_id,
+       e.reference, e.metadata::text, b.status, b.attempt_id, coalesce(b.settled_at, e.created_at) AS updated_at,
+       a.account_no, a.account_id, a.currency, a.exponent
+  FROM unnest($1::integer[], $2::text[]) AS w (scope, name)
+  JOIN idempotency_keys k ON k.scope = w.scope AND k.name = w.name
+  JOIN journal_batches b ON b.batch_seq = k.batch_seq
+  JOIN accounts a ON a.account_no = k.account_no
+  JOIN journal_entries e ON e.account_no = k.account_no AND e.batch_seq = k.batch_seq
+                        AND e.item_no = k.item_no AND e.created_at = b.created_at
+
+-- name: entry_by_position
+-- The accepted movement at a place in the journal, unless its client chose its id.
+-- Params: $1 batch_seq bigint, $2 item_no smallint
+SELECT e.batch_seq, e.item_no, e.created_at, e.change_minor, e.transaction_id,
+       e.reference, e.metadata::text, b.status, b.attempt_id, coalesce(b.settled_at, e.created_at) AS updated_at,
+       a.account_no, a.account_id, a.currency, a.exponent
+  FROM journal_batches b
+  JOIN journal_entries e ON e.batch_seq = b.batch_seq AND e.created_at = b.created_at AND e.item_no = $2
+  JOIN accounts a ON a.account_no = e.account_no
+ WHERE b.batch_seq = $1 AND e.transaction_id IS NULL
+
+-- name: balance
+-- One account's settled and pending amounts from one snapshot.
+-- Params: $1 account_id text
+SELECT a.account_no, a.account_id, a.currency, a.exponent, a.settled_minor, a.credit_limit_minor, a.version,
+       p.debit_minor, p.credit_minor, greatest(a.updated_at, p.last_at) AS last_updated_at
+  FROM accounts a CROSS JOIN LATERAL pending_sums_v1(a.account_no) AS p
+ WHERE a.account_id = $1 AND a.kind = 'customer'
+
+-- name: external_balance
+-- An external account's amounts: its pending side is what all customers of its currency have pending.
+-- Params: $1 account_id text
+SELECT a.account_no, a.account_id, a.currency, a.exponent, a.settled_minor, a.credit_limit_minor, a.version,
+       coalesce(p.debit_minor, 0) AS debit_minor, coalesce(p.credit_minor, 0) AS credit_minor,
+       greatest(a.updated_at, p.last_at) AS last_updated_at
+  FROM accounts a LEFT JOIN pending_sums p USING (account_no)
+ WHERE a.account_id = $1 AND a.kind = 'external'
+
+-- name: pending_page
+-- An account's pending movements after a position, and the exact count and sums of all of them.
+-- Params: $1 account_no bigint, $2 after_batch_seq bigint, $3 after_item_no smallint, $4 limit bigint
+SELECT p.debit_minor, p.credit_minor, p.entry_count, i.*
+  FROM pending_sums_v1($1) AS p
+  LEFT JOIN LATERAL (
+       SELECT e.batch_seq, e.item_no, e.created_at, e.change_minor, e.transaction_id, e.reference,
+              e.metadata::text, b.status, b.attempt_id, e.created_at AS updated_at
+         FROM journal_batches b
+         JOIN journal_entries e ON e.account_no = $1 AND e.batch_seq = b.batch_seq AND e.created_at = b.created_at
+        WHERE b.status = 'PENDING' AND b.batch_seq >= $2 AND (e.batch_seq, e.item_no) > ($2, $3)
+        ORDER BY e.batch_seq, e.item_no LIMIT $4) AS i ON true
+ ORDER BY i.batch_seq, i.item_no
+
+-- name: account_details
+-- An account's configuration and counters.
+-- Params: $1 account_id text
+SELECT account_no, account_id, currency, exponent, credit_limit_minor, metadata::text, config_version,
+       version, created_at, updated_at
+  FROM accounts WHERE account_id = $1
+
+-- name: open_account
+-- The new account's number, or NULL when the id is taken.
+-- Params: $1 shard smallint, $2 attempt_id bigint, $3 account_id text, $4 external_id text, $5 currency text, $6 exponent smallint, $7 credit_limit_minor bigint, $8 metadata text, $9 opening_minor bigint, $10 opening_name text
+SELECT open_account_v1($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)
+
+-- name: test_account_ids
+-- Accounts that were opened for tests.
+-- Params: $1 limit bigint
+SELECT account_id FROM accounts WHERE metadata @> '{"test": "true"}' ORDER BY account_no LIMIT $1
+
+-- name: settle_chunk
+-- Fold pending batches; see settle_chunk_v1.
+-- Params: $1 batches_max integer
+SELECT outcome, settlement, batches, entries FROM settle_chunk_v1($1)
+
+-- name: lines_of_settlement
+-- What one settlement did to each customer account.
+-- Params: $1 settlement_id bigint
+SELECT a.account_no, a.account_id, l.version_after, l.version_after - l.entry_count AS version_before,
+       l.settled_after_minor, l.debit_minor, l.credit_minor
+  FROM settlement_lines l JOIN accounts a USING (account_no)
+ WHERE l.settlement_id = $1 AND a.kind = 'customer'
+
+-- name: lines_since_version
+-- Everything settled on one account after a version, as one line.
+-- Params: $1 account_no bigint, $2 version bigint
+SELECT max(version_after) AS version_after, max(settled_after_minor) FILTER (WHERE is_last) AS settled_after_minor,
+       sum(debit_minor) AS debit_minor, sum(credit_minor) AS credit_minor
+  FROM (SELECT *, version_after = max(version_after) OVER () AS is_last
+          FROM settlement_lines WHERE account_no = $1 AND version_after > $2) AS l
+
+-- name: settler_lag
+-- Age of the oldest pending movement in milliseconds, 0 when nothing is pending.
+SELECT coalesce(extract(epoch FROM clock_timestamp() - min(created_at)) * 1000, 0)::bigint
+  FROM journal_batches WHERE status = 'PENDING'
+
+-- name: ensure_partitions
+-- Make the journal's partitions for the coming months.
+-- Params: $1 months_ahead integer
+SELECT ensure_journal_partitions_v1($1)
