@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from app.infra.scripts import LuaScripts
 
 PROTOCOL_VERSION = 1
-_ROUNDS_MAX = 5
+_ROUNDS_MAX = 100
 _TOKEN_POLLS_MAX = 20
 _TOKEN_POLL_S = 0.05
 

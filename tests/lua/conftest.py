@@ -1,0 +1,73 @@
+"""Every Redis and Valkey that can be had, each with the scripts loaded."""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+from app.infra.embedded import EmbeddedRedis, find_redis_binaries, start_redis
+from app.infra.redis import RedisIdentity, open_redis, read_identity
+from app.infra.scripts import LuaScripts
+from redis.asyncio import Redis
+
+
+@pytest.fixture(scope="session", params=find_redis_binaries(), ids=lambda path: Path(path).name)
+def server(request: pytest.FixtureRequest, servers_folder: Path) -> Iterator[EmbeddedRedis]:
+    """One server for each binary on this machine."""
+    folder = servers_folder / f"lua-{request.param_index}"
+    server = start_redis(folder, print, binary=request.param)
+    yield server
+    server.stop()
+
+
+class Scripts:
+    """The scripts on one server, with the epoch 1 open."""
+
+    def __init__(self, redis: Redis, identity: RedisIdentity) -> None:
+        self.redis = redis
+        self.scripts = LuaScripts(redis)
+        self.identity = f"{identity.run_id} {identity.replication_id} token"
+        self.epoch_key = "subbalance:{0}:epoch:1"
+        self.number = 0
+
+    async def call(self, name: str, accounts: list[str], *arguments: str, identity: str = "") -> object:
+        """Call a script under the test's epoch; `accounts` are short names."""
+        keys = [self.epoch_key, *(self.account(name) for name in accounts)]
+        return await self.scripts.call(name, keys, [identity or self.identity, *arguments])
+
+    async def numbered(self, name: str, accounts: list[str], *arguments: str, identity: str = "") -> object:
+        """Call a script as the next sending of slot `s`."""
+        self.number += 1
+        sent = ("s", str(self.number), *arguments)
+        return await self.call(name, accounts, *sent, identity=identity)
+
+    async def load(self, account: str, available: str, pending_debit: str = "0") -> object:
+        return await self.call("load", [account], available, available, "0", pending_debit, "0")
+
+    async def admit(self, account: str, *items: str, attempt: str = "1", balance_max: str = str(9 * 10**18)) -> list[str]:
+        """Admit (name, change) pairs on one account; returns the words."""
+        reply = await self.numbered("admit", [account], attempt, balance_max, str(len(items) // 2), *items)
+        assert isinstance(reply, list)
+        assert reply[0] == "done", reply
+        return reply[1]
+
+    async def confirm(self, account: str, *items: str, attempt: str = "1") -> object:
+        return await self.numbered("confirm", [account], attempt, str(len(items) // 2), *items)
+
+    async def fields(self, account: str) -> dict[str, str]:
+        return await self.redis.hgetall(self.account(account))
+
+    @staticmethod
+    def account(name: str) -> str:
+        return f"subbalance:{{0}}:1:account:{name}"
+
+
+@pytest.fixture
+async def scripts(server: EmbeddedRedis) -> AsyncIterator[Scripts]:
+    """An empty server with an open epoch."""
+    async with open_redis(server.url, 5_000, 4) as redis:
+        await redis.flushall()
+        scripts = Scripts(redis, await read_identity(redis))
+        assert await scripts.call("open", []) == "done"
+        yield scripts
+        await asyncio.sleep(0)
