@@ -17,7 +17,7 @@ from app.kit.money import currency_exponent
 _PREFIX = "SUBBALANCE_"
 _DURATION = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ms|s|m)?", re.ASCII)
 _UNIT_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, None: 1.0}
-_DURATION_SECONDS_MAX = 3_600.0
+_DURATION_SECONDS_MIN, _DURATION_SECONDS_MAX = 0.01, 3_600.0
 T = TypeVar("T")
 
 
@@ -172,7 +172,7 @@ class _Reader:
         def parse(raw: str) -> int:
             match = _DURATION.fullmatch(raw)
             seconds = float(match[1]) * _UNIT_SECONDS[match[2]] if match else 0.0
-            if not 0.01 <= seconds <= _DURATION_SECONDS_MAX:
+            if not _DURATION_SECONDS_MIN <= seconds <= _DURATION_SECONDS_MAX:
                 raise ValueError("must be a duration from 10ms to 60m, such as '5s'")
             return round(seconds * 1_000)
 

@@ -19,6 +19,7 @@ import msgspec
 import pytest
 import redis as redis_sync
 import uvicorn
+
 from app.bootstrap import Services, WorkerServices, open_services, open_worker_services
 from app.infra.embedded import EmbeddedPostgres, EmbeddedRedis, start_postgres, start_redis
 from app.infra.migrations import migrate
@@ -60,7 +61,7 @@ def postgres_server(servers_folder: Path) -> Iterator[EmbeddedPostgres]:
 @pytest.fixture(scope="session")
 def redis_server(servers_folder: Path) -> Iterator[EmbeddedRedis]:
     """A private Redis."""
-    server = start_redis(servers_folder / "redis", print)
+    server = start_redis(servers_folder / "redis")
     yield server
     server.stop()
 
@@ -136,9 +137,11 @@ OpenAccount = Callable[..., Awaitable[None]]
 
 @pytest.fixture
 def open_account(services: Services) -> OpenAccount:
-    """Open an account: `await open_account("A", "100.00")`."""
+    """Open accounts in a line: name, opening balance, currency."""
 
-    async def opened(account_id: str, opening: str = "0", currency: str = "USD", **more: Any) -> None:
+    async def opened(
+        account_id: str, opening: str = "0", currency: str = "USD", **more: Any
+    ) -> None:
         exponent = currency_exponent(currency)
         opening_minor = 0 if opening == "0" else minor_units(parse_amount(opening), exponent)
         await services.ledger.open_account(
@@ -190,7 +193,7 @@ async def api_both(
 
 
 async def eventually(condition: Callable[[], Any], timeout_s: float = 10.0) -> Any:
-    """Wait until a condition (a function or coroutine function) is true; fails past the time-out."""
+    """Wait until a condition, plain or awaitable, is true; fails past the time-out."""
     loop = asyncio.get_running_loop()
     deadline = loop.time() + timeout_s
     while loop.time() < deadline:

@@ -167,7 +167,7 @@ class Batcher:
         found = {}
         if held and accepted:
             transaction = item.future.result().transaction
-            found = {identity: transaction for identity in item.identities}
+            found = dict.fromkeys(item.identities, transaction)
         for waiter in held:
             if not waiter.answer_from(found):
                 waiter.look_up_first = True

@@ -100,9 +100,10 @@ class ModeKeeper:
                     self._current = _ruling(state)
                     return self._current
                 opened = await self._open(state["epoch"], identity, "lost" if ended else "found")
-                if opened is not None and await self._write_token(opened):
+                if opened is not None:
                     self._current = opened
-                    return self._current
+                    if await self._write_token(opened):
+                        return opened
         raise errors.RedisUnavailable("No epoch could be opened; others keep opening their own.")
 
     async def _read_state(self) -> Any:
@@ -119,7 +120,7 @@ class ModeKeeper:
     async def _rules(self, state: Any, identity: RedisIdentity) -> bool:
         """Tell whether the recorded epoch was opened for this Redis and its token is there.
 
-        The process that opened it may be about to write the token, so wait a moment for that.
+        The process that opened it a moment ago may be about to write the token: wait for that.
         """
         recorded = _ruling(state)
         if (
@@ -129,7 +130,8 @@ class ModeKeeper:
             or state["protocol_version"] != PROTOCOL_VERSION
         ):
             return False
-        for _ in range(_TOKEN_POLLS_MAX):
+        polls = _TOKEN_POLLS_MAX if state["is_fresh"] and recorded != self._current else 1
+        for _ in range(polls):
             if await self._read_token(recorded.epoch) == recorded.text:
                 return True
             await asyncio.sleep(_TOKEN_POLL_S)

@@ -173,7 +173,8 @@ class Pipeline:
         self, slot: Slot, ruling: Ruling, attempt_id: int, items: list[Item]
     ) -> JournalOutcome:
         """Journal; past the clients' deadline they learn that the outcome is unknown, and the slot
-        goes on asking until it is known."""
+        goes on asking until it is known.
+        """
         deadline = min(item.deadline for item in items)
         while True:
             try:

@@ -1,5 +1,6 @@
 """The ledger's reads in PostgreSQL, and the opening of accounts. Every read is exact: pending
-amounts come from the journal itself, never from a copy."""
+amounts come from the journal itself, never from a copy.
+"""
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence

@@ -8,7 +8,8 @@ SELECT nextval('process_numbers')
 -- Who rules a shard, and whether this PostgreSQL is the one that was recorded.
 -- Params: $1 shard smallint
 SELECT mode, epoch, redis_run_id, redis_replication_id, redis_token, shard_count, protocol_version,
-       postgres_identity IS NOT DISTINCT FROM postgres_identity_v1() AS is_recorded_postgres
+       postgres_identity IS NOT DISTINCT FROM postgres_identity_v1() AS is_recorded_postgres,
+       changed_at > clock_timestamp() - interval '1 second' AS is_fresh
   FROM ledger_shards WHERE shard = $1
 
 -- name: open_epoch

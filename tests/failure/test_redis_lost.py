@@ -4,10 +4,10 @@ import asyncio
 from typing import Any
 
 import pytest
+
 from app import errors
 from app.bootstrap import Services, open_services
 from app.infra.embedded import EmbeddedRedis
-
 from tests.conftest import OpenAccount, eventually
 from tests.integration.test_transactions import outcomes, request
 
@@ -32,7 +32,10 @@ async def test_a_deleted_account_key_ends_the_epoch(
     redis_client.delete(*redis_client.keys("subbalance:*:account:A"))
     await services.ledger.post_transaction(request("A", "6"))
     assert (await services.ledger.balance("A")).available_minor == 0
-    assert await database.fetchval("SELECT reason FROM ledger_epochs ORDER BY epoch DESC LIMIT 1") == "lost"
+    assert (
+        await database.fetchval("SELECT reason FROM ledger_epochs ORDER BY epoch DESC LIMIT 1")
+        == "lost"
+    )
 
 
 async def test_a_script_flush_is_not_noticed(

@@ -5,16 +5,18 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
+
 from app import errors
 from app.bootstrap import Services, WorkerServices
 from app.kit.money import parse_amount
 from app.ledger.codes import Direction, EntryStatus
 from app.ledger.model import Acceptance, TransactionRequest
-
 from tests.conftest import OpenAccount
 
 
-def request(account_id: str, amount: str, direction: str = "debit", **more: Any) -> TransactionRequest:
+def request(
+    account_id: str, amount: str, direction: str = "debit", **more: Any
+) -> TransactionRequest:
     return TransactionRequest(
         account_id=account_id, amount=parse_amount(amount), direction=Direction(direction), **more
     )
@@ -118,7 +120,12 @@ REUSED = [
 
 @pytest.mark.parametrize(("account_id", "amount", "direction", "more"), REUSED)
 async def test_a_key_used_for_another_request_is_refused(
-    services: Services, open_account: OpenAccount, account_id: str, amount: str, direction: str, more: dict[str, Any]
+    services: Services,
+    open_account: OpenAccount,
+    account_id: str,
+    amount: str,
+    direction: str,
+    more: dict[str, Any],
 ) -> None:
     for name in ("A", "B"):
         await open_account(name, "10.00")
@@ -168,7 +175,9 @@ async def test_an_accepted_credit_can_be_spent_at_once_through_another_instance(
     assert (await services.ledger.balance("A")).available_minor == 0
 
 
-async def test_three_debits_of_a_tenth_fit_three_tenths(services: Services, open_account: OpenAccount) -> None:
+async def test_three_debits_of_a_tenth_fit_three_tenths(
+    services: Services, open_account: OpenAccount
+) -> None:
     await open_account("A", "0.30")
     results = await outcomes(services, [request("A", "0.1") for _ in range(4)])
     assert sum(isinstance(result, Acceptance) for result in results) == 3
@@ -184,7 +193,9 @@ async def test_a_second_credit_is_not_counted_against_the_balance(
     assert (await services.ledger.balance("A")).available_minor == 22_000
 
 
-async def test_the_largest_amounts_stay_exact(services: Services, open_account: OpenAccount) -> None:
+async def test_the_largest_amounts_stay_exact(
+    services: Services, open_account: OpenAccount
+) -> None:
     await open_account("A", "9007199254740993.00")
     result = await services.ledger.post_transaction(request("A", "0.01", "credit"))
     assert result.transaction.change_minor == 1
@@ -195,7 +206,9 @@ async def test_the_largest_amounts_stay_exact(services: Services, open_account: 
         await services.ledger.post_transaction(request("A", "9999999999999999.99", "credit"))
 
 
-async def test_a_credit_limit_may_be_used_and_not_passed(services: Services, open_account: OpenAccount) -> None:
+async def test_a_credit_limit_may_be_used_and_not_passed(
+    services: Services, open_account: OpenAccount
+) -> None:
     await open_account("A", credit_limit_minor=500)
     await services.ledger.post_transaction(request("A", "5"))
     with pytest.raises(errors.InsufficientAvailable):
@@ -248,15 +261,27 @@ async def test_redis_shows_what_postgres_has_before_and_after_settlement(
     (key,) = redis_client.keys("subbalance:*:account:A")
     before = redis_client.hgetall(key)
     assert {k: before[k] for k in ("available", "settled", "pending_debit", "pending_credit")} == {
-        "available": "1200", "settled": "0", "pending_debit": "100", "pending_credit": "1300"}
+        "available": "1200",
+        "settled": "0",
+        "pending_debit": "100",
+        "pending_credit": "1300",
+    }
     await worker.settler.settle()
     after = redis_client.hgetall(key)
     assert {k: after[k] for k in ("available", "settled", "pending_debit", "pending_credit")} == {
-        "available": "1200", "settled": "1200", "pending_debit": "0", "pending_credit": "0"}
+        "available": "1200",
+        "settled": "1200",
+        "pending_debit": "0",
+        "pending_credit": "0",
+    }
 
 
 async def test_a_missed_refresh_heals_with_the_next_one(
-    services: Services, open_account: OpenAccount, worker: WorkerServices, redis_client: Any, database: Any
+    services: Services,
+    open_account: OpenAccount,
+    worker: WorkerServices,
+    redis_client: Any,
+    database: Any,
 ) -> None:
     await open_account("A", "10.00")
     await services.ledger.post_transaction(request("A", "1"))
@@ -272,7 +297,9 @@ async def test_a_client_that_goes_away_loses_nothing(
     services: Services, open_account: OpenAccount
 ) -> None:
     await open_account("A", "10.00")
-    call = asyncio.create_task(services.ledger.post_transaction(request("A", "4", idempotency_key="k")))
+    call = asyncio.create_task(
+        services.ledger.post_transaction(request("A", "4", idempotency_key="k"))
+    )
     await asyncio.sleep(0)
     await asyncio.sleep(0.001)
     call.cancel()
@@ -301,7 +328,9 @@ async def test_opening_an_account_again_is_answered_or_refused(
     assert (await services.ledger.balance("A")).available_minor == 1_000
 
 
-async def test_no_client_moves_money_on_an_external_account(services: Services, open_account: OpenAccount) -> None:
+async def test_no_client_moves_money_on_an_external_account(
+    services: Services, open_account: OpenAccount
+) -> None:
     await open_account("A", "10.00")
     with pytest.raises(errors.AccountReserved):
         await services.ledger.post_transaction(request("external:USD", "1"))

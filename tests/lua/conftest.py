@@ -5,17 +5,18 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
+from redis.asyncio import Redis
+
 from app.infra.embedded import EmbeddedRedis, find_redis_binaries, start_redis
 from app.infra.redis import RedisIdentity, open_redis, read_identity
 from app.infra.scripts import LuaScripts
-from redis.asyncio import Redis
 
 
 @pytest.fixture(scope="session", params=find_redis_binaries(), ids=lambda path: Path(path).name)
 def server(request: pytest.FixtureRequest, servers_folder: Path) -> Iterator[EmbeddedRedis]:
     """One server for each binary on this machine."""
     folder = servers_folder / f"lua-{request.param_index}"
-    server = start_redis(folder, print, binary=request.param)
+    server = start_redis(folder, binary=request.param)
     yield server
     server.stop()
 
@@ -30,12 +31,16 @@ class Scripts:
         self.epoch_key = "subbalance:{0}:epoch:1"
         self.number = 0
 
-    async def call(self, name: str, accounts: list[str], *arguments: str, identity: str = "") -> object:
+    async def call(
+        self, name: str, accounts: list[str], *arguments: str, identity: str = ""
+    ) -> object:
         """Call a script under the test's epoch; `accounts` are short names."""
         keys = [self.epoch_key, *(self.account(name) for name in accounts)]
         return await self.scripts.call(name, keys, [identity or self.identity, *arguments])
 
-    async def numbered(self, name: str, accounts: list[str], *arguments: str, identity: str = "") -> object:
+    async def numbered(
+        self, name: str, accounts: list[str], *arguments: str, identity: str = ""
+    ) -> object:
         """Call a script as the next sending of slot `s`."""
         self.number += 1
         sent = ("s", str(self.number), *arguments)
@@ -44,9 +49,13 @@ class Scripts:
     async def load(self, account: str, available: str, pending_debit: str = "0") -> object:
         return await self.call("load", [account], available, available, "0", pending_debit, "0")
 
-    async def admit(self, account: str, *items: str, attempt: str = "1", balance_max: str = str(9 * 10**18)) -> list[str]:
+    async def admit(
+        self, account: str, *items: str, attempt: str = "1", balance_max: str = str(9 * 10**18)
+    ) -> list[str]:
         """Admit (name, change) pairs on one account; returns the words."""
-        reply = await self.numbered("admit", [account], attempt, balance_max, str(len(items) // 2), *items)
+        reply = await self.numbered(
+            "admit", [account], attempt, balance_max, str(len(items) // 2), *items
+        )
         assert isinstance(reply, list)
         assert reply[0] == "done", reply
         return reply[1]

@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 import pytest
+
 from app.infra.scripts import SCRIPTS_FOLDER, ScriptContract, with_includes
 from app.ledger import codes
 

@@ -69,7 +69,11 @@ async def test_a_credit_is_spendable_only_when_confirmed(scripts: Scripts) -> No
     await scripts.confirm("A", "c", "journaled")
     assert await scripts.admit("A", "d", "-50", attempt="3") == ["admitted"]
     fields = await scripts.fields("A")
-    assert (fields["pending_credit"], fields["pending_debit"], fields["incoming"]) == ("50", "50", "0")
+    assert (fields["pending_credit"], fields["pending_debit"], fields["incoming"]) == (
+        "50",
+        "50",
+        "0",
+    )
 
 
 async def test_credits_on_their_way_count_against_the_largest_balance(scripts: Scripts) -> None:
@@ -97,8 +101,12 @@ async def test_a_name_in_flight_for_another_attempt_is_not_reserved_again(script
 
 @pytest.mark.parametrize(
     ("change", "outcome", "available", "incoming"),
-    [("-60", "journaled", "40", "0"), ("-60", "released", "100", "0"),
-     ("60", "journaled", "160", "0"), ("60", "released", "100", "0")],
+    [
+        ("-60", "journaled", "40", "0"),
+        ("-60", "released", "100", "0"),
+        ("60", "journaled", "160", "0"),
+        ("60", "released", "100", "0"),
+    ],
 )
 async def test_confirm_acts_once_and_only_for_its_attempt(
     scripts: Scripts, change: str, outcome: str, available: str, incoming: str
@@ -111,7 +119,11 @@ async def test_confirm_acts_once_and_only_for_its_attempt(
     for _ in range(2):
         await scripts.confirm("A", "k", outcome, attempt="1")
     fields = await scripts.fields("A")
-    assert (fields["available"], fields["incoming"], "f:k" in fields) == (available, incoming, False)
+    assert (fields["available"], fields["incoming"], "f:k" in fields) == (
+        available,
+        incoming,
+        False,
+    )
 
 
 async def test_a_delayed_copy_of_an_old_call_does_nothing(scripts: Scripts) -> None:
@@ -128,7 +140,11 @@ async def test_without_its_token_an_epoch_is_fenced(scripts: Scripts) -> None:
     await scripts.load("A", "100")
     await scripts.redis.delete(scripts.epoch_key)
     before = await scripts.fields("A")
-    assert (await scripts.numbered("admit", ["A"], "1", LARGEST, "1", "k", "-60")) == ["fenced", [], []]
+    assert (await scripts.numbered("admit", ["A"], "1", LARGEST, "1", "k", "-60")) == [
+        "fenced",
+        [],
+        [],
+    ]
     assert await scripts.numbered("confirm", ["A"], "1", "1", "k", "journaled") == "fenced"
     assert await scripts.call("load", ["B"], "1", "1", "0", "0", "0") == ["fenced", []]
     assert await scripts.call("refresh", ["A"], "0", "1", "1", "0", "0") == ["fenced", [], []]
@@ -137,7 +153,9 @@ async def test_without_its_token_an_epoch_is_fenced(scripts: Scripts) -> None:
 
 
 @pytest.mark.parametrize("part", [0, 1, 2], ids=["run_id", "replication_id", "token"])
-async def test_another_redis_identity_is_fenced_even_with_its_token(scripts: Scripts, part: int) -> None:
+async def test_another_redis_identity_is_fenced_even_with_its_token(
+    scripts: Scripts, part: int
+) -> None:
     """A stale snapshot brings the token back on a server of another identity."""
     await scripts.load("A", "100")
     words = scripts.identity.split()
@@ -176,7 +194,11 @@ async def test_refresh_moves_pending_to_settled_once_and_in_order(scripts: Scrip
     line = ("0", "2", "70", "30", "0")
     assert await scripts.call("refresh", ["A"], *line) == ["done", ["refreshed"], ["0"]]
     assert await scripts.call("refresh", ["A"], *line) == ["done", ["current"], ["2"]]
-    assert await scripts.call("refresh", ["A"], "3", "4", "70", "0", "0") == ["done", ["behind"], ["2"]]
+    assert await scripts.call("refresh", ["A"], "3", "4", "70", "0", "0") == [
+        "done",
+        ["behind"],
+        ["2"],
+    ]
     assert await scripts.call("refresh", ["B"], *line) == ["done", ["unloaded"], [""]]
     fields = await scripts.fields("A")
     assert (fields["available"], fields["settled"], fields["pending_debit"]) == ("100", "70", "0")

@@ -15,7 +15,8 @@ class Sql:
     async def open_account(self, account_id: str, opening_minor: int = 0) -> int:
         self.attempt += 1
         return await self.connection.fetchval(
-            "SELECT open_account_v1(0::smallint, $1, $2, 'external:USD', 'USD', 2::smallint, 0, '{}', $3, $4)",
+            "SELECT open_account_v1(0::smallint, $1, $2, 'external:USD', 'USD', 2::smallint, 0,"
+            " '{}', $3, $4)",
             self.attempt,
             account_id,
             opening_minor,
@@ -36,7 +37,8 @@ class Sql:
             self.attempt += 1
             attempt = self.attempt
         return await self.connection.fetchrow(
-            "SELECT * FROM journal_batch_v1(0::smallint, $1, $2, $3, $4, $5, NULL, NULL, $6, $7, $8)",
+            "SELECT * FROM journal_batch_v1("
+            "0::smallint, $1, $2, $3, $4, $5, NULL, NULL, $6, $7, $8)",
             epoch,
             attempt,
             [account for account, _ in changes],

@@ -18,7 +18,9 @@ async def test_a_batch_is_journaled_with_its_keys(sql: Sql) -> None:
     assert await sql.count("idempotency_keys") == 2
 
 
-@pytest.mark.parametrize("change", ["epoch = 1", "mode = 'postgres'", "postgres_identity = 'other/1'"])
+@pytest.mark.parametrize(
+    "change", ["epoch = 1", "mode = 'postgres'", "postgres_identity = 'other/1'"]
+)
 async def test_under_another_ruling_nothing_is_written(sql: Sql, change: str) -> None:
     account = await sql.open_account("A")
     await sql.connection.execute(f"UPDATE ledger_shards SET {change}")
@@ -42,11 +44,14 @@ async def test_an_attempt_run_again_returns_what_it_did(sql: Sql) -> None:
 async def test_a_tombstone_stops_an_attempt_and_leaves_its_key_free(sql: Sql) -> None:
     account = await sql.open_account("A")
     await sql.connection.execute(
-        "INSERT INTO journal_batches (batch_seq, shard, epoch, mode, attempt_id, status, entry_count, created_at)"
+        "INSERT INTO journal_batches (batch_seq, shard, epoch, mode, attempt_id, status,"
+        " entry_count, created_at)"
         " VALUES (nextval('journal_batch_seq'), 0, 0, 'redis', 70, 'VOID', 0, now())"
     )
     assert (await sql.journal([(account, 5)], attempt=70, keys=[(0, "key:a")]))["outcome"] == "void"
-    assert (await sql.journal([(account, 5)], attempt=71, keys=[(0, "key:a")]))["duplicate_items"] == []
+    assert (await sql.journal([(account, 5)], attempt=71, keys=[(0, "key:a")]))[
+        "duplicate_items"
+    ] == []
 
 
 async def test_an_item_needs_all_its_keys_or_takes_none(sql: Sql) -> None:
@@ -112,7 +117,9 @@ async def test_a_switch_waits_for_a_journal_under_way(sql: Sql, database_url: st
     assert (await sql.journal([(account, 5)]))["outcome"] == "journaled"
     switching = await asyncpg.connect(database_url)
     opening = asyncio.create_task(
-        switching.fetchval("SELECT open_epoch_v1(0::smallint, 0, 'redis', 'r', 'x', 't', 1, 'test')")
+        switching.fetchval(
+            "SELECT open_epoch_v1(0::smallint, 0, 'redis', 'r', 'x', 't', 1, 'test')"
+        )
     )
     watching = await asyncpg.connect(database_url)
     await eventually(lambda: _waits_for_fence(watching))

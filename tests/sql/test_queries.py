@@ -3,6 +3,7 @@
 from typing import Any
 
 import pytest
+
 from app.infra.queries import Query, load_queries
 
 QUERIES = load_queries("ledger")
@@ -24,7 +25,8 @@ async def test_query_takes_the_parameters_of_its_header(query: Query, database: 
 async def test_public_tables_have_the_named_columns(database: Any) -> None:
     async def columns(table: str) -> dict[str, str]:
         rows = await database.fetch(
-            "SELECT column_name, data_type FROM information_schema.columns WHERE table_name = $1", table
+            "SELECT column_name, data_type FROM information_schema.columns WHERE table_name = $1",
+            table,
         )
         return {row["column_name"]: row["data_type"] for row in rows}
 

@@ -99,8 +99,10 @@ async def test_each_account_has_a_gapless_chain_of_settlement_lines(sql: Sql) ->
     while (await sql.settle(1))["outcome"] == "settled":
         pass
     broken = await sql.connection.fetchval(
-        "SELECT count(*) FROM (SELECT *, lag(version_after, 1, 0::bigint) OVER chain AS version_before,"
-        " lag(settled_after_minor, 1, 0::numeric) OVER chain AS settled_before FROM settlement_lines"
+        "SELECT count(*) FROM (SELECT *,"
+        " lag(version_after, 1, 0::bigint) OVER chain AS version_before,"
+        " lag(settled_after_minor, 1, 0::numeric) OVER chain AS settled_before"
+        " FROM settlement_lines"
         " WINDOW chain AS (PARTITION BY account_no ORDER BY version_after)) AS l"
         " WHERE version_after <> version_before + entry_count"
         " OR settled_after_minor <> settled_before + credit_minor - debit_minor"

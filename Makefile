@@ -1,0 +1,70 @@
+# Everything a developer or an operator types. `make` lists it.
+
+PYTHON ?= python3
+PORT ?= 8082
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help setup build run test check format clean clean-data settle health health-detailed pending bench docker-up docker-down
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(STAMP) ## make the environment in .venv (again only when the lock changed)
+
+$(STAMP): requirements-dev.lock
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo "Python 3.11 or newer is needed; set PYTHON=/path/to/python3.11"; exit 1; }
+	@echo "making the environment in $(VENV) (once; about half a minute) ..."
+	@$(PYTHON) -m venv $(VENV) \
+		|| { echo "this Python cannot make environments; on Debian: apt-get install python3-venv"; exit 1; }
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.lock
+	@touch $@
+
+build: setup ## make the environment and compile every module
+	@$(BIN)/python -m compileall -q app
+
+run: setup ## start the service with its own Redis and PostgreSQL, unless REDIS_URL / DATABASE_URL are set
+	@PORT=$(PORT) exec $(BIN)/python -m app.run
+
+test: setup ## run all tests on private servers
+	@$(BIN)/python -m pytest
+
+check: setup ## linters, types and the layers of the architecture
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+
+format: setup ## format the code
+	@$(BIN)/ruff check --fix --quiet . ; $(BIN)/ruff format .
+
+settle: setup ## settle what is pending now (needs DATABASE_URL and REDIS_URL, or `make run` in this checkout)
+	@$(BIN)/python -m app.run settle
+
+bench: setup ## throughput with and without micro-batching, balances checked; needs wrk
+	@$(BIN)/python -m bench.throughput
+
+health: ## ask the running service how it is
+	@curl -s http://127.0.0.1:$(PORT)/health; echo
+
+health-detailed: ## the same for each component
+	@curl -s http://127.0.0.1:$(PORT)/health/detailed; echo
+
+pending: ## what ACC001 has pending (or ACCOUNT=...)
+	@curl -s http://127.0.0.1:$(PORT)/api/v1/pending/$(or $(ACCOUNT),ACC001); echo
+
+docker-up: ## PostgreSQL, Redis and the service in containers
+	docker compose up --build --detach --wait
+
+docker-down: ## stop the containers; the data stays
+	docker compose down
+
+clean: ## remove the environment and caches; data stays
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	find app bench tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+clean-data: setup ## remove the private servers' data; refused while `make run` is up
+	@$(BIN)/python -m app.run clean-data

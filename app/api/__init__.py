@@ -1,0 +1,1 @@
+"""What all HTTP shares: problems, health, the API document, the list of routers."""

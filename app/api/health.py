@@ -1,0 +1,102 @@
+"""Health: alive, ready, and each component in detail."""
+
+import msgspec
+from litestar import Response, Router, get
+from litestar.datastructures import State
+
+from app.infra.http import documented, json_answer
+from app.ledger.model import LedgerHealth
+
+
+class Health(msgspec.Struct, kw_only=True):
+    """Whether this instance works, in one word."""
+
+    status: str
+    mode: str
+    epoch: int
+
+
+class Live(msgspec.Struct):
+    """This process answers."""
+
+    status: str = "alive"
+
+
+class ComponentAnswer(msgspec.Struct, kw_only=True):
+    """One component's state."""
+
+    ok: bool
+    detail: str
+    latency_ms: float
+
+
+class DetailedHealth(msgspec.Struct, kw_only=True):
+    """Everything an operator asks first."""
+
+    status: str
+    ready: bool
+    mode: str
+    epoch: int
+    settler_lag_ms: int
+    queue_items: int
+    components: dict[str, ComponentAnswer]
+    features: dict[str, bool]
+
+
+@get(["/health", "/api/v1/health"], responses=documented(200, Health, (503,)))
+async def get_health(state: State) -> Response[bytes]:
+    """Tell whether everything works; 503 when no transaction can be decided."""
+    health = await state.ledger.health()
+    return json_answer(_summary(health), 200 if health.ready else 503)
+
+
+@get("/health/live", responses=documented(200, Live, ()))
+async def get_live() -> Response[bytes]:
+    """Tell that this process answers, whatever else is down."""
+    return json_answer(Live())
+
+
+@get("/health/ready", responses=documented(200, Health, (503,)))
+async def get_ready(state: State) -> Response[bytes]:
+    """Tell whether a transaction sent now would be decided."""
+    health = await state.ledger.health()
+    return json_answer(_summary(health), 200 if health.ready else 503)
+
+
+@get("/health/detailed", responses=documented(200, DetailedHealth, (503,)))
+async def get_detailed(state: State) -> Response[bytes]:
+    """Show every component, the mode and epoch, and how far behind the settler is."""
+    health: LedgerHealth = await state.ledger.health()
+    answer = DetailedHealth(
+        status=_word(health),
+        ready=health.ready,
+        mode=health.mode,
+        epoch=health.epoch,
+        settler_lag_ms=health.settler_lag_ms,
+        queue_items=health.queue_items,
+        components={
+            name: ComponentAnswer(
+                ok=part.ok, detail=part.detail, latency_ms=round(part.latency_ms, 3)
+            )
+            for name, part in health.components.items()
+        },
+        features=health.features,
+    )
+    return json_answer(answer, 200 if health.ready else 503)
+
+
+def _summary(health: LedgerHealth) -> Health:
+    return Health(status=_word(health), mode=health.mode, epoch=health.epoch)
+
+
+def _word(health: LedgerHealth) -> str:
+    if not health.ready:
+        return "unavailable"
+    return "healthy" if all(part.ok for part in health.components.values()) else "degraded"
+
+
+health_router = Router(
+    path="/",
+    route_handlers=[get_health, get_live, get_ready, get_detailed],
+    tags=["health"],
+)

@@ -1,0 +1,107 @@
+"""Every error as RFC 9457 problem+json, the framework's own included."""
+
+import itertools
+import logging
+import os
+import re
+from typing import Any
+
+from litestar import Response
+from litestar.datastructures import Headers, MutableScopeHeaders
+from litestar.exceptions import HTTPException, ValidationException
+
+from app import errors
+from app.infra.http import HttpRequest, encode
+
+PROBLEM_TYPE = "application/problem+json"
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,64}", re.ASCII)
+_BY_STATUS: dict[int, type[errors.Rejected]] = {
+    404: errors.NotFound,
+    405: errors.MethodNotAllowed,
+    413: errors.BodyTooLarge,
+    415: errors.UnsupportedMediaType,
+}
+_log = logging.getLogger(__name__)
+_numbers = itertools.count(1)
+
+
+def request_id(sent: str | None) -> str:
+    """Take a client's request id if it is harmless, else make one that no other process makes."""
+    if sent and _REQUEST_ID.fullmatch(sent):
+        return sent
+    return f"{os.getpid():x}-{next(_numbers):x}"
+
+
+def problem(error: errors.LedgerError, request_id: str) -> tuple[int, dict[str, str], bytes]:
+    """Render an error as status, headers and body."""
+    content: dict[str, Any] = {
+        "type": f"/problems/{error.code}",
+        "problem_type": f"/problems/{error.code}",
+        "title": (type(error).__doc__ or error.code).splitlines()[0],
+        "status": error.status,
+        "http_status": error.status,
+        "detail": error.detail,
+        "code": error.code,
+        "retryable": error.retryable,
+        "request_id": request_id,
+    }
+    if error.pointer is not None:
+        content["pointer"] = error.pointer
+    content |= error.members
+    headers = {"X-Request-ID": request_id}
+    if isinstance(error, errors.Unavailable | errors.OutcomeUnknown):
+        headers["Retry-After"] = str(error.retry_after_s)
+    if isinstance(error, errors.InvariantViolation):
+        _log.error("request %s: %s", request_id, error.detail, exc_info=error)
+    return error.status, headers, encode(content)
+
+
+async def name_answer(message: Any, scope: Any) -> None:
+    """Give every answer of the router a request id that has none yet."""
+    if message["type"] == "http.response.start":
+        headers = MutableScopeHeaders.from_message(message)
+        if "x-request-id" not in headers:
+            headers["X-Request-ID"] = request_id(Headers.from_scope(scope).get("x-request-id"))
+
+
+def render(request: HttpRequest, raised: Exception) -> Response[bytes]:
+    """Answer any exception of the router's as a problem."""
+    headers: dict[str, str] = {}
+    if isinstance(raised, errors.LedgerError):
+        error = raised
+    elif isinstance(raised, HTTPException):
+        error = _of_framework(raised)
+        headers = dict(raised.headers or {})
+    else:
+        _log.error("unexpected error", exc_info=raised)
+        error = errors.InternalError()
+    status, more, body = problem(error, request_id(request.headers.get("x-request-id")))
+    media_type = PROBLEM_TYPE
+    return Response(body, status_code=status, headers={**headers, **more}, media_type=media_type)
+
+
+def _of_framework(raised: HTTPException) -> errors.LedgerError:
+    if isinstance(raised, ValidationException):
+        return errors.InvalidParameter(_first_complaint(raised), pointer=_first_pointer(raised))
+    kind = _BY_STATUS.get(raised.status_code)
+    if kind is not None:
+        return kind()
+    if raised.status_code < 500:  # noqa: PLR2004  the line between client's and server's errors
+        return errors.InvalidParameter(str(raised.detail))
+    _log.error("unexpected error", exc_info=raised)
+    return errors.InternalError()
+
+
+def _complaints(raised: ValidationException) -> list[dict[str, Any]]:
+    extra = raised.extra if isinstance(raised.extra, list) else []
+    return [complaint for complaint in extra if isinstance(complaint, dict)]
+
+
+def _first_complaint(raised: ValidationException) -> str:
+    complaints = _complaints(raised)
+    return f"{complaints[0].get('message', raised.detail)}." if complaints else str(raised.detail)
+
+
+def _first_pointer(raised: ValidationException) -> str | None:
+    complaints = _complaints(raised)
+    return f"/{complaints[0]['key']}" if complaints and complaints[0].get("key") else None

@@ -1,0 +1,17 @@
+"""The list of routers: what this service answers."""
+
+from litestar import Router
+
+from app.api.health import health_router
+from app.api.openapi import assets_router
+from app.ledger.routes import ledger_router
+from app.settings import Settings
+
+
+def all_routers(settings: Settings) -> list[Router]:
+    """Every room's routes and the shared ones."""
+    return [
+        ledger_router(test_mode=settings.http.enable_test_mode),
+        health_router,
+        assets_router(),
+    ]

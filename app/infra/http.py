@@ -1,0 +1,111 @@
+"""What the routes of all rooms share: reading a JSON body, answering, describing a body.
+
+It stands below the rooms, and so knows Litestar although nothing else of `infra` does: a room's
+routes may not call up into `api`.
+"""
+
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Any, TypeVar
+
+import msgspec
+from litestar import Request, Response
+from litestar.openapi.datastructures import ResponseSpec
+from litestar.openapi.spec import OpenAPIMediaType, Operation, Parameter, RequestBody, Schema
+
+from app.kit.decoding import check_json_type, decode_json
+
+T = TypeVar("T")
+encode = msgspec.json.Encoder().encode
+JSON = "application/json"
+HttpRequest = Request[Any, Any, Any]
+
+
+async def read_json(request: HttpRequest, decoder: "msgspec.json.Decoder[T]") -> T:
+    """Decode a request's body with our own errors instead of the framework's."""
+    check_json_type(request.headers.get("content-type", ""))
+    return decode_json(decoder, await request.body())
+
+
+def json_answer(
+    content: Any, status: int = 200, headers: dict[str, str] | None = None
+) -> Response[bytes]:
+    """Answer with a struct as JSON."""
+    return Response(encode(content), status_code=status, headers=headers, media_type=JSON)
+
+
+class Problem(msgspec.Struct, kw_only=True):
+    """RFC 9457 problem details.
+
+    In a refused transaction `type` and `status` are the transaction's own, `debit` or `credit` and
+    `REJECTED`; `problem_type` and `http_status` always describe the problem.
+    """
+
+    type: str
+    problem_type: str
+    title: str
+    status: int | str
+    http_status: int
+    detail: str
+    code: str
+    retryable: bool
+    request_id: str
+    pointer: str | None = None
+    success: bool | None = None
+    account_id: str | None = None
+    amount: str | int | float | None = None
+    available: str | None = None
+    requested: str | None = None
+    transaction_id: str | None = None
+
+
+READ_PROBLEMS = (400, 404, 405, 500, 503)
+WRITE_PROBLEMS = (400, 404, 405, 409, 413, 415, 422, 500, 503)
+
+
+def documented(status: int, answer: type, problems: tuple[int, ...]) -> dict[int, ResponseSpec]:
+    """List a route's answers for the API document: the good one and its problems by status."""
+    responses = {status: ResponseSpec(answer, generate_examples=False, description="Done")}
+    for number in problems:
+        responses[number] = ResponseSpec(
+            Problem,
+            generate_examples=False,
+            description=HTTPStatus(number).phrase,
+            media_type="application/problem+json",
+        )
+    return responses
+
+
+class _RawSchema(Schema):
+    """A JSON schema that is written out as it is."""
+
+    def __init__(self, raw: dict[str, Any]) -> None:
+        super().__init__()
+        object.__setattr__(self, "raw", raw)
+
+    def __hash__(self) -> int:
+        """Stand for itself in the sets the document is built with."""
+        return id(self)
+
+    def to_schema(self) -> dict[str, Any]:
+        """Return the JSON schema."""
+        raw: dict[str, Any] = self.raw  # type: ignore[attr-defined]
+        return raw
+
+
+def described_body(body: type, *headers: Parameter) -> type[Operation]:
+    """Make the operation class of a route whose body `read_json` decodes as the given struct."""
+    _, components = msgspec.json.schema_components([body], ref_template="#/$defs/{name}")
+    raw = msgspec.json.schema(body)
+    raw = components[body.__name__] if len(components) == 1 else raw
+
+    @dataclass
+    class DescribedOperation(Operation):
+        """An operation with its request body described."""
+
+        def __post_init__(self) -> None:
+            media_type = OpenAPIMediaType(schema=_RawSchema(raw))
+            self.request_body = RequestBody(content={JSON: media_type}, required=True)
+            self.parameters = [*(self.parameters or []), *headers]
+
+    return DescribedOperation

@@ -1,0 +1,230 @@
+"""The ledger over HTTP. Handlers read, call one use case, and answer."""
+
+from typing import Annotated, Any
+from uuid import UUID
+
+import msgspec
+from litestar import Response, Router, delete, get, post
+from litestar.datastructures import State
+from litestar.openapi.spec import Parameter as HeaderParameter
+from litestar.openapi.spec import Schema
+from litestar.params import Parameter
+
+from app import errors, limits
+from app.infra.http import (
+    READ_PROBLEMS,
+    WRITE_PROBLEMS,
+    HttpRequest,
+    described_body,
+    documented,
+    encode,
+    json_answer,
+    read_json,
+)
+from app.kit.decoding import check_json_type, decode_json, echo, idempotency_key
+from app.ledger.codes import Direction
+from app.ledger.model import Acceptance, AccountDetails
+from app.ledger.schemas import (
+    AccountAnswer,
+    AccountBody,
+    AccountsBody,
+    BalanceAnswer,
+    PendingAnswer,
+    TestAccountsAnswer,
+    TestCleanupAnswer,
+    TransactionAnswer,
+    TransactionBody,
+    TransactionView,
+    account_answer,
+    balance_answer,
+    pending_answer,
+    transaction_answer,
+    transaction_view,
+)
+from app.ledger.service import LedgerService
+
+TRANSACTION_PATH = "/api/v1/transaction"
+_TEST_BODY_BYTES_MAX = 1024 * 1024
+_decode_transaction = msgspec.json.Decoder(TransactionBody)
+_decode_account = msgspec.json.Decoder(AccountBody)
+_decode_accounts = msgspec.json.Decoder(AccountsBody)
+_KEY_HEADER = HeaderParameter(
+    name="Idempotency-Key",
+    param_in="header",
+    required=False,
+    schema=Schema(min_length=1, max_length=limits.IDEMPOTENCY_KEY_LENGTH_MAX),
+    description="Your name for this one intention, 1 to 255 visible ASCII characters, kept for "
+    "ever. A refusal is not remembered: the same key may succeed later.",
+)
+REPLAYED = {"Idempotency-Replayed": "true"}
+
+
+async def answer_transaction(
+    ledger: LedgerService, content_type: str, key_header: str | None, body: bytes
+) -> tuple[bytes, bool]:
+    """Decide one transaction; returns the body of the 201 and whether it is a replay.
+
+    Both ways into the service call this, so that they answer alike. A refusal carries what the
+    specification wants in it beside the problem.
+    """
+    try:
+        check_json_type(content_type)
+        sent = decode_json(_decode_transaction, body)
+        request = sent.to_request(idempotency_key(key_header))
+        accepted: Acceptance = await ledger.post_transaction(request)
+    except errors.LedgerError as error:
+        error.members |= _refusal_members(error, body)
+        raise
+    return encode(transaction_answer(accepted.transaction)), accepted.replayed
+
+
+def _refusal_members(error: errors.LedgerError, body: bytes) -> dict[str, Any]:
+    """What a transaction that was not accepted carries beside the problem."""
+    members = {"success": False, **echo(body, "account_id", "amount", "type")}
+    if members["type"] not in tuple(Direction):
+        del members["type"]
+    if isinstance(error, errors.Rejected) and not error.retryable:
+        members["status"] = "REJECTED"
+    return members
+
+
+@post(
+    TRANSACTION_PATH,
+    operation_class=described_body(TransactionBody, _KEY_HEADER),
+    responses=documented(201, TransactionAnswer, WRITE_PROBLEMS),
+)
+async def post_transaction(request: HttpRequest, state: State) -> Response[bytes]:
+    """Debit or credit one account. 201 means it is durable; settlement follows within seconds."""
+    headers = request.headers
+    body, replayed = await answer_transaction(
+        state.ledger,
+        headers.get("content-type", ""),
+        headers.get("idempotency-key"),
+        await request.body(),
+    )
+    return Response(
+        body, status_code=201, headers=REPLAYED if replayed else None, media_type="application/json"
+    )
+
+
+@get(
+    "/api/v1/balance/{account_id:str}",
+    responses=documented(200, BalanceAnswer, READ_PROBLEMS),
+)
+async def get_balance(account_id: str, state: State) -> Response[bytes]:
+    """Read a balance, exact at one instant: `available_balance` counts what is pending."""
+    return json_answer(balance_answer(await state.ledger.balance(account_id)))
+
+
+@get(
+    "/api/v1/pending/{account_id:str}",
+    responses=documented(200, PendingAnswer, READ_PROBLEMS),
+)
+async def get_pending(
+    account_id: str,
+    state: State,
+    cursor: str | None = None,
+    limit: Annotated[int, Parameter(ge=1, le=limits.PAGE_ITEMS_MAX)] = limits.PAGE_ITEMS_DEFAULT,
+) -> Response[bytes]:
+    """Read what is accepted and not settled; `count` and totals cover all of it."""
+    return json_answer(pending_answer(await state.ledger.pending(account_id, cursor, limit)))
+
+
+@get(
+    "/api/v1/transactions/{transaction_id:str}",
+    responses=documented(200, TransactionView, READ_PROBLEMS),
+)
+async def get_transaction(transaction_id: str, state: State) -> Response[bytes]:
+    """Find a transaction by its id, from the moment it was accepted and for ever."""
+    try:
+        wanted = UUID(transaction_id)
+    except ValueError as exc:
+        raise errors.InvalidParameter("The id must be a UUID.", pointer="/transaction_id") from exc
+    return json_answer(transaction_view(await state.ledger.transaction(wanted)))
+
+
+@get(
+    "/api/v1/transactions",
+    responses=documented(200, TransactionView, READ_PROBLEMS),
+)
+async def find_transaction(
+    state: State, key: Annotated[str, Parameter(query="idempotency_key")]
+) -> Response[bytes]:
+    """Find the transaction accepted under an Idempotency-Key: what became of an unclear request."""
+    wanted = idempotency_key(key) or ""
+    return json_answer(transaction_view(await state.ledger.transaction_by_key(wanted)))
+
+
+@post(
+    "/api/v1/accounts",
+    operation_class=described_body(AccountBody),
+    responses=documented(201, AccountAnswer, WRITE_PROBLEMS),
+)
+async def post_account(request: HttpRequest, state: State) -> Response[bytes]:
+    """Open an account; an opening balance is a credit from the currency's external account."""
+    body = await read_json(request, _decode_account)
+    details, replayed = await state.ledger.open_account(body.to_request(state.default_currency))
+    headers = {"ETag": details.etag, **(REPLAYED if replayed else {})}
+    return json_answer(account_answer(details), 201, headers)
+
+
+@get(
+    "/api/v1/accounts/{account_id:str}",
+    responses=documented(200, AccountAnswer, READ_PROBLEMS),
+)
+async def get_account(account_id: str, state: State) -> Response[bytes]:
+    """Read an account's configuration; the ETag changes when it does."""
+    details: AccountDetails = await state.ledger.account(account_id)
+    return json_answer(account_answer(details), headers={"ETag": details.etag})
+
+
+@post(
+    "/test/accounts",
+    operation_class=described_body(AccountsBody),
+    request_max_body_size=_TEST_BODY_BYTES_MAX,
+    responses=documented(201, TestAccountsAnswer, WRITE_PROBLEMS),
+)
+async def post_test_accounts(request: HttpRequest, state: State) -> Response[bytes]:
+    """Open accounts for tests; those that are there already are left as they are."""
+    body = await read_json(request, _decode_accounts)
+    requests = [account.to_request(state.default_currency) for account in body.accounts]
+    opened = present = 0
+    for wanted in requests:
+        marked = msgspec.structs.replace(wanted, metadata={**wanted.metadata, "test": "true"})
+        try:
+            _, replayed = await state.ledger.open_account(marked)
+        except errors.AccountExists:
+            replayed = True
+        present += replayed
+        opened += not replayed
+    return json_answer(TestAccountsAnswer(opened=opened, present=present), 201)
+
+
+@delete(
+    "/test/cleanup",
+    status_code=200,
+    responses=documented(200, TestCleanupAnswer, READ_PROBLEMS),
+)
+async def delete_test_cleanup(state: State) -> Response[bytes]:
+    """Bring every test account to zero by ordinary transactions; nothing is deleted."""
+    account_ids = await state.ledger.test_account_ids()
+    emptied = 0
+    for account_id in account_ids:
+        emptied += await state.ledger.empty_account(account_id) is not None
+    return json_answer(TestCleanupAnswer(accounts=len(account_ids), emptied=emptied))
+
+
+def ledger_router(*, test_mode: bool) -> Router:
+    """Build the ledger's routes; those for tests only when asked."""
+    handlers: list[Any] = [
+        post_transaction,
+        get_balance,
+        get_pending,
+        get_transaction,
+        find_transaction,
+        post_account,
+        get_account,
+    ]
+    if test_mode:
+        handlers += [post_test_accounts, delete_test_cleanup]
+    return Router(path="/", route_handlers=handlers, tags=["ledger"])

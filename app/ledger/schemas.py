@@ -1,0 +1,279 @@
+"""The wire: what clients send and get. Amounts are decimal strings in major units, instants are
+RFC 3339 in UTC with microseconds.
+"""
+
+from datetime import UTC, datetime
+from typing import Annotated, Literal
+from uuid import UUID
+
+import msgspec
+from msgspec import Meta
+
+from app import errors, limits
+from app.kit.decoding import check_metadata, check_text
+from app.kit.ids import is_assigned_form
+from app.kit.money import (
+    currency_exponent,
+    decimal_text,
+    minor_units,
+    parse_amount,
+)
+from app.ledger.codes import Direction
+from app.ledger.model import (
+    AccountDetails,
+    AccountRequest,
+    Balance,
+    PendingPage,
+    Transaction,
+    TransactionRequest,
+    check_customer_account_id,
+)
+
+MESSAGE_ACCEPTED = "Transaksi berhasil diproses"
+Amount = Annotated[
+    str | int,
+    Meta(
+        description="Decimal string in major units, or an integer; never a float",
+        examples=["100.50"],
+    ),
+]
+
+
+class TransactionBody(msgspec.Struct, forbid_unknown_fields=True):
+    """A debit or credit of one account."""
+
+    account_id: Annotated[str, Meta(examples=["ACC001"])]
+    amount: Amount
+    type: Annotated[Direction, Meta(description="Which way the account's balance moves")]
+    id: Annotated[
+        UUID | None,
+        Meta(description="Your own id for this transaction, any UUID but version 8"),
+    ] = None
+    reference: Annotated[str | None, Meta(description="At most 140 characters")] = None
+    metadata: Annotated[dict[str, str] | None, Meta(description="At most 16 entries of text")] = (
+        None
+    )
+
+    def to_request(self, idempotency_key: str | None) -> TransactionRequest:
+        """Check everything that needs no account; raises one error for each way to be wrong."""
+        check_customer_account_id(self.account_id)
+        amount = parse_amount(self.amount)
+        if self.id is not None and is_assigned_form(self.id):
+            raise errors.InvalidValue("Version 8 ids are issued by this service.", pointer="/id")
+        check_text(self.reference, limits.REFERENCE_LENGTH_MAX, "/reference")
+        check_metadata(self.metadata)
+        return TransactionRequest(
+            account_id=self.account_id,
+            amount=amount,
+            direction=self.type,
+            transaction_id=self.id,
+            idempotency_key=idempotency_key,
+            reference=self.reference,
+            metadata=self.metadata or None,
+        )
+
+
+class AccountBody(msgspec.Struct, forbid_unknown_fields=True):
+    """An account to open."""
+
+    account_id: Annotated[str, Meta(examples=["ACC010"])]
+    currency: Annotated[str | None, Meta(description="ISO 4217", examples=["USD"])] = None
+    opening_balance: Amount = "0"
+    credit_limit: Amount = "0"
+    metadata: dict[str, str] = {}
+
+    def to_request(self, default_currency: str) -> AccountRequest:
+        """Check an opening; raises one error for each way to be wrong."""
+        check_customer_account_id(self.account_id)
+        currency = default_currency if self.currency is None else self.currency
+        exponent = currency_exponent(currency)
+        check_metadata(self.metadata)
+        return AccountRequest(
+            account_id=self.account_id,
+            currency=currency,
+            exponent=exponent,
+            opening_minor=_minor_or_zero(self.opening_balance, exponent, "/opening_balance"),
+            credit_limit_minor=_minor_or_zero(self.credit_limit, exponent, "/credit_limit"),
+            metadata=self.metadata,
+        )
+
+
+class AccountsBody(msgspec.Struct, forbid_unknown_fields=True):
+    """Accounts to open for tests."""
+
+    accounts: Annotated[list[AccountBody], Meta(min_length=1, max_length=limits.TEST_ACCOUNTS_MAX)]
+
+
+class TransactionAnswer(msgspec.Struct, kw_only=True):
+    """An accepted transaction, as it was when it was accepted."""
+
+    success: Literal[True] = True
+    message: str = MESSAGE_ACCEPTED
+    transaction_id: str
+    account_id: str
+    amount: str
+    type: Direction
+    currency: str
+    status: Literal["PENDING"] = "PENDING"
+    timestamp: str
+    reference: str | None = None
+    metadata: dict[str, str] | None = None
+
+
+class TransactionView(msgspec.Struct, kw_only=True):
+    """A transaction as it is now."""
+
+    transaction_id: str
+    account_id: str
+    amount: str
+    type: Direction
+    currency: str
+    status: str
+    timestamp: str
+    updated_at: str
+    reference: str | None = None
+    metadata: dict[str, str] | None = None
+
+
+class BalanceAnswer(msgspec.Struct, kw_only=True):
+    """An account's balance at one instant; available = settled + credits - debits + limit."""
+
+    account_id: str
+    currency: str
+    settled_balance: str
+    pending_debit: str
+    pending_credit: str
+    available_balance: str
+    credit_limit: str
+    version: int
+    last_updated: str
+
+
+class PendingAnswer(msgspec.Struct, kw_only=True):
+    """What is accepted and not settled: count and totals of all of it, and a page of items."""
+
+    account_id: str
+    currency: str
+    count: int
+    total: Annotated[str, Meta(description="Sum of all pending amounts, debits and credits alike")]
+    total_debit: str
+    total_credit: str
+    items: list[TransactionView]
+    next_cursor: str | None = None
+
+
+class AccountAnswer(msgspec.Struct, kw_only=True):
+    """An account's configuration; `version` counts its settled changes."""
+
+    account_id: str
+    currency: str
+    credit_limit: str
+    metadata: dict[str, str]
+    version: int
+    created_at: str
+    updated_at: str
+
+
+class TestAccountsAnswer(msgspec.Struct, kw_only=True):
+    """How many test accounts were opened, or were there already."""
+
+    opened: int
+    present: int
+
+
+class TestCleanupAnswer(msgspec.Struct, kw_only=True):
+    """How many test accounts were brought to zero by ordinary transactions."""
+
+    accounts: int
+    emptied: int
+
+
+def transaction_answer(transaction: Transaction) -> TransactionAnswer:
+    """Answer an accepted request; a replay gets the very same."""
+    return TransactionAnswer(
+        transaction_id=str(transaction.transaction_id),
+        account_id=transaction.account.account_id,
+        amount=transaction.amount_text,
+        type=transaction.direction,
+        currency=transaction.account.currency,
+        timestamp=instant(transaction.accepted_at),
+        reference=transaction.reference,
+        metadata=transaction.metadata,
+    )
+
+
+def transaction_view(transaction: Transaction) -> TransactionView:
+    """Show a transaction."""
+    return TransactionView(
+        transaction_id=str(transaction.transaction_id),
+        account_id=transaction.account.account_id,
+        amount=transaction.amount_text,
+        type=transaction.direction,
+        currency=transaction.account.currency,
+        status=transaction.status.value,
+        timestamp=instant(transaction.accepted_at),
+        updated_at=instant(transaction.updated_at),
+        reference=transaction.reference,
+        metadata=transaction.metadata,
+    )
+
+
+def balance_answer(balance: Balance) -> BalanceAnswer:
+    """Show a balance."""
+    exponent = balance.account.exponent
+    return BalanceAnswer(
+        account_id=balance.account.account_id,
+        currency=balance.account.currency,
+        settled_balance=decimal_text(balance.settled_minor, exponent),
+        pending_debit=decimal_text(balance.pending_debit_minor, exponent),
+        pending_credit=decimal_text(balance.pending_credit_minor, exponent),
+        available_balance=decimal_text(balance.available_minor, exponent),
+        credit_limit=decimal_text(balance.credit_limit_minor, exponent),
+        version=balance.version,
+        last_updated=instant(balance.last_updated_at),
+    )
+
+
+def pending_answer(page: PendingPage) -> PendingAnswer:
+    """Show a page of pending movements."""
+    exponent = page.account.exponent
+    return PendingAnswer(
+        account_id=page.account.account_id,
+        currency=page.account.currency,
+        count=page.count,
+        total=decimal_text(page.debit_minor + page.credit_minor, exponent),
+        total_debit=decimal_text(page.debit_minor, exponent),
+        total_credit=decimal_text(page.credit_minor, exponent),
+        items=[transaction_view(item) for item in page.items],
+        next_cursor=page.next_cursor,
+    )
+
+
+def account_answer(details: AccountDetails) -> AccountAnswer:
+    """Show an account."""
+    return AccountAnswer(
+        account_id=details.account.account_id,
+        currency=details.account.currency,
+        credit_limit=decimal_text(details.credit_limit_minor, details.account.exponent),
+        metadata=details.metadata,
+        version=details.version,
+        created_at=instant(details.created_at),
+        updated_at=instant(details.updated_at),
+    )
+
+
+def instant(moment: datetime) -> str:
+    """Write an instant as RFC 3339 with microseconds, in UTC."""
+    text = moment.astimezone(UTC).isoformat(timespec="microseconds")
+    return text.removesuffix("+00:00") + "Z"
+
+
+def _minor_or_zero(amount: str | int, exponent: int, pointer: str) -> int:
+    """Read an amount that may be zero, naming its own field when it is wrong."""
+    try:
+        return minor_units(parse_amount(amount), exponent)
+    except errors.AmountZero:
+        return 0
+    except errors.Rejected as error:
+        error.pointer = pointer
+        raise

@@ -1,0 +1,91 @@
+"""`create_app`: routes, errors and the life of the services; `python -m app.main` serves it."""
+
+import gc
+import logging
+import os
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import uvicorn
+from litestar import Litestar
+from litestar.datastructures import State
+from litestar.types import ASGIApp
+
+from app import errors, limits
+from app.api.direct import DirectRoute
+from app.api.openapi import openapi_config
+from app.api.problem import name_answer, render
+from app.api.routers import all_routers
+from app.bootstrap import open_services
+from app.settings import Settings, load_settings
+
+VERSION = "0.1.0"
+_BACKLOG = 2_048
+_KEEP_ALIVE_S = 75
+_STOP_S = 15
+_COLLECT_AFTER = (50_000, 50, 100)
+
+
+def create_app(settings: Settings) -> ASGIApp:
+    """Build the application; connections open when it starts and close when it stops."""
+
+    @asynccontextmanager
+    async def lifespan(app: Litestar) -> AsyncIterator[None]:
+        async with open_services(settings) as services:
+            app.state.ledger = services.ledger
+            app.state.default_currency = settings.ledger.default_currency
+            yield
+            app.state.ledger = None
+
+    app = Litestar(
+        route_handlers=all_routers(settings),
+        exception_handlers={Exception: render},
+        before_send=[name_answer],
+        openapi_config=openapi_config(VERSION),
+        request_max_body_size=limits.BODY_BYTES_MAX,
+        lifespan=[lifespan],
+        state=State({"ledger": None}),
+        debug=False,
+        logging_config=None,
+    )
+    if not settings.http.direct_route:
+        return app
+    return DirectRoute(app, lambda: app.state.ledger)
+
+
+def main() -> int:
+    """Serve until SIGTERM or SIGINT; 0 when it ended as told."""
+    try:
+        settings = load_settings(os.environ)
+    except errors.LedgerError as error:
+        print(f"error: {error.detail}", file=sys.stderr)
+        return 2
+    logging.basicConfig(
+        level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s %(message)s"
+    )
+    config = uvicorn.Config(
+        create_app(settings),
+        host=settings.http.host,
+        port=settings.http.port,
+        loop="uvloop",
+        http="httptools",
+        lifespan="on",
+        access_log=False,
+        log_level=settings.log_level,
+        backlog=_BACKLOG,
+        timeout_keep_alive=_KEEP_ALIVE_S,
+        timeout_graceful_shutdown=_STOP_S,
+        server_header=False,
+        date_header=False,
+    )
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(*_COLLECT_AFTER)
+    server = uvicorn.Server(config)
+    server.run()
+    return 0 if server.started else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
