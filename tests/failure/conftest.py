@@ -1,0 +1,94 @@
+"""The service as processes of their own, to be killed."""
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from app.settings import Settings
+from tests.conftest import eventually
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+class ServiceProcess:
+    """An API or worker process of the test's own."""
+
+    def __init__(self, module: str, environment: dict[str, str], log: Path) -> None:
+        self.log = log
+        with log.open("wb") as output:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", module],
+                cwd=ROOT,
+                env=environment,
+                stdout=output,
+                stderr=output,
+            )
+
+    def kill(self) -> None:
+        """End it as a crash would."""
+        with contextlib.suppress(ProcessLookupError):
+            self.process.send_signal(signal.SIGKILL)
+        self.process.wait()
+
+
+class Processes:
+    """Starts processes on the test's servers and ends those that are left."""
+
+    def __init__(self, settings: Settings, folder: Path) -> None:
+        self._started: list[ServiceProcess] = []
+        self._folder = folder
+        self._environment = {
+            "PATH": os.environ["PATH"],
+            "DATABASE_URL": settings.postgres.url,
+            "REDIS_URL": settings.redis.url,
+            "SETTLEMENT_INTERVAL": "100ms",
+            "SUBBALANCE_POSTGRES_TIMEOUT_MS": "60000",
+        }
+
+    def start(self, module: str, **more: str) -> ServiceProcess:
+        """Start `python -m module`."""
+        log = self._folder / f"{module}-{len(self._started)}.log"
+        started = ServiceProcess(module, {**self._environment, **more}, log)
+        self._started.append(started)
+        return started
+
+    @contextlib.asynccontextmanager
+    async def api(self) -> "AsyncIterator[tuple[ServiceProcess, httpx.AsyncClient]]":
+        """Start an API and yield it with a client once it is ready."""
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        started = self.start("app.main", PORT=str(port))
+        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=30) as client:
+
+            async def is_ready() -> bool:
+                assert started.process.poll() is None, started.log.read_text()
+                try:
+                    return (await client.get("/health/ready")).status_code == 200
+                except httpx.TransportError:
+                    return False
+
+            await eventually(is_ready, 20)
+            yield started, client
+        started.kill()
+
+    def end(self) -> None:
+        """Kill what is left."""
+        for started in self._started:
+            started.kill()
+
+
+@pytest.fixture
+def processes(settings: Settings, tmp_path: Path) -> Iterator[Processes]:
+    """Starts the service's processes on the test's servers."""
+    processes = Processes(settings, tmp_path)
+    yield processes
+    processes.end()
