@@ -8,7 +8,7 @@ from litestar import Response, Router, delete, get, post
 from litestar.datastructures import State
 from litestar.openapi.spec import Parameter as HeaderParameter
 from litestar.openapi.spec import Schema
-from litestar.params import Parameter
+from litestar.params import Parameter, QueryParameter
 
 from app import errors, limits
 from app.infra.http import (
@@ -148,7 +148,7 @@ async def get_transaction(transaction_id: str, state: State) -> Response[bytes]:
     responses=documented(200, TransactionView, READ_PROBLEMS),
 )
 async def find_transaction(
-    state: State, key: Annotated[str, Parameter(query="idempotency_key")]
+    state: State, key: Annotated[str, QueryParameter(name="idempotency_key")]
 ) -> Response[bytes]:
     """Find the transaction accepted under an Idempotency-Key: what became of an unclear request."""
     wanted = idempotency_key(key) or ""
