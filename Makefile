@@ -6,6 +6,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
+# An environment whose Python is gone (upgraded, moved) is made again.
+BROKEN := $(shell test -x $(BIN)/python || rm -rf $(STAMP))
+
 .DEFAULT_GOAL := help
 .PHONY: help setup build run test check format clean clean-data settle health health-detailed pending bench docker-up docker-down
 
@@ -17,6 +20,7 @@ setup: $(STAMP) ## make the environment in .venv (again only when the lock chang
 $(STAMP): requirements-dev.lock
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 		|| { echo "Python 3.11 or newer is needed; set PYTHON=/path/to/python3.11"; exit 1; }
+	@test -x $(BIN)/python || rm -rf $(VENV)
 	@echo "making the environment in $(VENV) (once; about half a minute) ..."
 	@$(PYTHON) -m venv $(VENV) \
 		|| { echo "this Python cannot make environments; on Debian: apt-get install python3-venv"; exit 1; }

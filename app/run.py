@@ -7,6 +7,7 @@ prepares the database, then runs the API and the worker as processes of their ow
 
 import contextlib
 import fcntl
+import http.client
 import os
 import shutil
 import signal
@@ -14,26 +15,46 @@ import socket
 import subprocess
 import sys
 import time
-import urllib.error
-import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
+from typing import NamedTuple
 
 from app.errors import LedgerError
-from app.infra.embedded import start_postgres, start_redis
-from app.infra.privileges import EmbeddedServerError, dies_with_parent
+from app.infra.child_process import (
+    EmbeddedServerError,
+    dies_with_parent,
+    end_child,
+    log_tail,
+    start_child,
+)
+from app.infra.embedded import EmbeddedPostgres, EmbeddedRedis, start_postgres, start_redis
+from app.infra.privileges import refuge_of
 from app.settings import Settings, load_settings
 
 DATA_FOLDER = Path(__file__).resolve().parents[1] / ".data"
+_PREPARE_TIMEOUT_S = 120
 _READY_TIMEOUT_S = 30
-_STOP_TIMEOUT_S = 20
+_REDIS_STARTS_MAX = 20
 _POLL_S = 0.1
-_LOG_TAIL = 1_500
+_HTTP_OK = 200
+Children = dict[str, "subprocess.Popen[bytes]"]
 
 
 class Problem(Exception):
     """Why the service cannot run, as a sentence for the person who started it."""
+
+
+class Stopped(Exception):
+    """Somebody asked to stop before everything was up."""
+
+
+class Servers(NamedTuple):
+    """An environment that names both servers, and those of them that are private."""
+
+    environment: dict[str, str]
+    postgres: EmbeddedPostgres | None
+    redis: EmbeddedRedis | None
 
 
 def say(text: str) -> None:
@@ -63,20 +84,40 @@ def run_service() -> int:
     settings = load_settings(os.environ)
     _require_free_port(settings)
     stopping = _StopSignals()
-    with ExitStack() as stack:
-        environment = stack.enter_context(_servers(stopping))
-        _prepare(environment)
-        children = stack.enter_context(_children(environment))
+    with contextlib.suppress(Stopped), ExitStack() as stack:
+        servers = stack.enter_context(_servers(stopping))
+        _prepare(servers.environment, stopping)
+        children = stack.enter_context(_children(servers.environment))
+        stopping.children = children
         _wait_ready(settings, children, stopping)
         _print_welcome(settings)
-        while not stopping.count:
-            for name, child in children.items():
-                if child.poll() is not None:
-                    raise Problem(f"the {name} ended unexpectedly:\n{_tail(name)}")
-            time.sleep(_POLL_S)
-        say("stopping ...")
+        _watch(servers, children, stopping)
     say("stopped")
     return 0
+
+
+def _watch(servers: Servers, children: Children, stopping: "_StopSignals") -> None:
+    """Return when asked to stop; `Problem` when a process this one started has ended.
+
+    Redis is the exception: it may die, so it is started again, empty, and a new epoch begins.
+    """
+    redis_starts = 0
+    while not stopping.count:
+        for name, child in children.items():
+            if child.poll() is not None:
+                raise Problem(f"the {name} ended unexpectedly:\n{log_tail(_log(name))}")
+        if servers.postgres is not None and not servers.postgres.pid:
+            log = log_tail(servers.postgres.log)
+            raise Problem(f"the private PostgreSQL ended unexpectedly:\n{log}")
+        if servers.redis is not None and not servers.redis.pid:
+            redis_starts += 1
+            if redis_starts > _REDIS_STARTS_MAX:
+                log = log_tail(servers.redis.log)
+                raise Problem(f"the private Redis keeps ending:\n{log}")
+            say("the private Redis ended; starting it again ...")
+            servers.redis.start()
+        time.sleep(_POLL_S)
+    say("stopping ...")
 
 
 def settle() -> int:
@@ -98,22 +139,31 @@ def clean_data() -> int:
     """Remove the private servers' data, unless they run."""
     if DATA_FOLDER.exists():
         with _only_one():
+            refuge = refuge_of(DATA_FOLDER / "postgres")
+            if refuge is not None:
+                shutil.rmtree(refuge)
             shutil.rmtree(DATA_FOLDER)
     say(f"{DATA_FOLDER.name} is gone")
     return 0
 
 
 class _StopSignals:
-    """Counts the wishes to stop; the third ends this process, and the kernel its children."""
+    """Counts the wishes to stop; the third ends this process, and the kernel its children.
+
+    `make` passes a SIGTERM on, so one wish may arrive twice.
+    """
 
     def __init__(self) -> None:
         self.count = 0
+        self.children: Children = {}
         for signal_number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(signal_number, self._note)
 
     def _note(self, _signal_number: int, _frame: object) -> None:
         self.count += 1
         if self.count > 2:  # noqa: PLR2004  the third time they mean it
+            for child in self.children.values():
+                child.kill()
             os._exit(1)
 
 
@@ -130,9 +180,10 @@ def _only_one() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _servers(stopping: _StopSignals) -> Iterator[dict[str, str]]:
-    """Start the servers the environment does not name; yields an environment that names both."""
+def _servers(stopping: _StopSignals) -> Iterator[Servers]:
+    """Start the servers the environment does not name."""
     environment = dict(os.environ)
+    postgres = redis = None
     with ExitStack() as stack:
         stack.enter_context(_only_one())
         if not environment.get("DATABASE_URL"):
@@ -146,71 +197,80 @@ def _servers(stopping: _StopSignals) -> Iterator[dict[str, str]]:
             environment["REDIS_URL"] = redis.url
             say(f"private Redis on port {redis.port}")
         note = DATA_FOLDER / "servers"
+        note.touch(mode=0o600)
         note.write_text(f"{environment['DATABASE_URL']}\n{environment['REDIS_URL']}\n")
-        note.chmod(0o600)
         stack.callback(note.unlink)
         if stopping.count:
-            raise Problem("stopped while starting")
-        yield environment
+            raise Stopped
+        yield Servers(environment, postgres, redis)
 
 
-def _prepare(environment: dict[str, str]) -> None:
-    done = subprocess.run(
+def _prepare(environment: Mapping[str, str], stopping: _StopSignals) -> None:
+    """Bring the database up to date; what that prints is for the person at the terminal."""
+    bootstrap = subprocess.Popen(
         [sys.executable, "-m", "app.bootstrap", "--demo"],
         env=environment,
-        check=False,
+        stdin=subprocess.DEVNULL,
         start_new_session=True,
+        preexec_fn=dies_with_parent(signal.SIGTERM),  # noqa: PLW1509  no threads here
     )
-    if done.returncode:
+    deadline = time.monotonic() + _PREPARE_TIMEOUT_S
+    try:
+        while bootstrap.poll() is None and time.monotonic() < deadline:
+            if stopping.count:
+                raise Stopped
+            time.sleep(_POLL_S)
+    finally:
+        end_child(bootstrap, signal.SIGTERM)
+    if bootstrap.returncode:
         raise Problem("the database could not be prepared")
 
 
 @contextlib.contextmanager
-def _children(environment: dict[str, str]) -> Iterator[dict[str, subprocess.Popen[bytes]]]:
+def _children(environment: Mapping[str, str]) -> Iterator[Children]:
     """Run the API and the worker; ends them in that order."""
-    children: dict[str, subprocess.Popen[bytes]] = {}
+    children: Children = {}
     try:
         for name, module in (("API", "app.main"), ("worker", "app.workers")):
-            with _log(name).open("wb") as log:
-                children[name] = subprocess.Popen(
-                    [sys.executable, "-m", module],
-                    env=environment,
-                    stdin=subprocess.DEVNULL,
-                    stdout=log,
-                    stderr=log,
-                    start_new_session=True,
-                    preexec_fn=dies_with_parent(signal.SIGTERM),  # noqa: PLW1509  no threads here
-                )
+            children[name] = start_child(
+                [sys.executable, "-m", module],
+                _log(name),
+                when_parent_dies=signal.SIGTERM,
+                environment=environment,
+            )
         yield children
     finally:
         for child in children.values():
-            _end(child)
+            end_child(child, signal.SIGTERM)
 
 
-def _end(child: "subprocess.Popen[bytes]") -> None:
-    child.terminate()
-    try:
-        child.wait(_STOP_TIMEOUT_S)
-    except subprocess.TimeoutExpired:
-        child.kill()
-        child.wait()
-
-
-def _wait_ready(
-    settings: Settings, children: dict[str, "subprocess.Popen[bytes]"], stopping: _StopSignals
-) -> None:
+def _wait_ready(settings: Settings, children: Children, stopping: _StopSignals) -> None:
     deadline = time.monotonic() + _READY_TIMEOUT_S
-    while time.monotonic() < deadline and not stopping.count:
+    while time.monotonic() < deadline:
+        if stopping.count:
+            raise Stopped
         for name, child in children.items():
             if child.poll() is not None:
-                raise Problem(f"the {name} did not start:\n{_tail(name)}")
-        with contextlib.suppress(urllib.error.URLError, OSError):
-            url = f"http://127.0.0.1:{settings.http.port}/health/ready"
-            with urllib.request.urlopen(url, timeout=2):
-                return
+                raise Problem(f"the {name} did not start:\n{log_tail(_log(name))}")
+        if _is_ready(settings):
+            return
         time.sleep(_POLL_S)
-    if not stopping.count:
-        raise Problem(f"the API is not ready after {_READY_TIMEOUT_S} s:\n{_tail('API')}")
+    log = log_tail(_log("API"))
+    raise Problem(f"the API is not ready after {_READY_TIMEOUT_S} s:\n{log}")
+
+
+def _is_ready(settings: Settings) -> bool:
+    """Ask the API itself; a proxy that the environment names has no part in this."""
+    # A wildcard is where to listen, not whom to ask.
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.http.host, settings.http.host)  # noqa: S104
+    connection = http.client.HTTPConnection(host, settings.http.port, timeout=2)
+    try:
+        connection.request("GET", "/health/ready")
+        return connection.getresponse().status == _HTTP_OK
+    except (OSError, http.client.HTTPException):
+        return False
+    finally:
+        connection.close()
 
 
 def _print_welcome(settings: Settings) -> None:
@@ -227,20 +287,25 @@ def _print_welcome(settings: Settings) -> None:
 
 
 def _require_free_port(settings: Settings) -> None:
-    with socket.socket() as probe:
+    address = (settings.http.host, settings.http.port)
+    if not settings.http.port:
+        raise Problem("PORT must not be 0 here: nobody would know where the API listens")
+    family = socket.AF_INET6 if ":" in settings.http.host else socket.AF_INET
+    with socket.socket(family) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind((settings.http.host, settings.http.port))
+            probe.bind(address)
+            probe.listen()
         except OSError as exc:
-            raise Problem(f"port {settings.http.port} is in use; choose another: PORT=...") from exc
+            reason = exc.strerror or exc
+            raise Problem(
+                f"cannot listen on {address[0]} port {address[1]}: {reason}. "
+                "Stop what uses it, or choose another: PORT=... make run"
+            ) from exc
 
 
 def _log(name: str) -> Path:
     return DATA_FOLDER / f"{name.lower()}.log"
-
-
-def _tail(name: str) -> str:
-    return _log(name).read_text(errors="replace")[-_LOG_TAIL:]
 
 
 if __name__ == "__main__":

@@ -93,11 +93,27 @@ class _RawSchema(Schema):
         return raw
 
 
+def _inlined(node: Any, definitions: dict[str, Any]) -> Any:
+    """Put definitions where they are referred to; bodies do not contain themselves."""
+    if isinstance(node, list):
+        return [_inlined(part, definitions) for part in node]
+    if not isinstance(node, dict):
+        return node
+    inlined = {
+        name: _inlined(part, definitions)
+        for name, part in node.items()
+        if name not in ("$ref", "$defs")
+    }
+    if "$ref" in node:
+        target = definitions[node["$ref"].removeprefix("#/$defs/")]
+        inlined = _inlined(target, definitions) | inlined
+    return inlined
+
+
 def described_body(body: type, *headers: Parameter) -> type[Operation]:
     """Make the operation class of a route whose body `read_json` decodes as the given struct."""
-    _, components = msgspec.json.schema_components([body], ref_template="#/$defs/{name}")
-    raw = msgspec.json.schema(body)
-    raw = components[body.__name__] if len(components) == 1 else raw
+    schema = msgspec.json.schema(body)
+    raw = _inlined(schema, schema["$defs"])
 
     @dataclass
     class DescribedOperation(Operation):
