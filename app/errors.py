@@ -20,6 +20,7 @@ class LedgerError(Exception):
 
     status: ClassVar[int] = 500
     retryable: ClassVar[bool] = False
+    retry_after_s: ClassVar[int] = 1
     code: ClassVar[str] = "ledger_error"
 
     def __init_subclass__(cls) -> None:
@@ -46,7 +47,6 @@ class Unavailable(LedgerError):
 
     status = 503
     retryable = True
-    retry_after_s: ClassVar[int] = 1
 
 
 class OutcomeUnknown(LedgerError):
@@ -54,7 +54,7 @@ class OutcomeUnknown(LedgerError):
 
     status = 503
     retryable = True
-    retry_after_s: ClassVar[int] = 2
+    retry_after_s = 2
 
 
 class InvariantViolation(LedgerError):

@@ -4,13 +4,12 @@ import gc
 import logging
 import os
 import sys
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack
 
 import uvicorn
 from litestar import Litestar
 from litestar.datastructures import State
-from litestar.types import ASGIApp
+from litestar.types import ASGIApp, LifeSpanReceive, LifeSpanSend, Receive, Scope, Send
 
 from app import errors, limits
 from app.api.direct import DirectRoute
@@ -23,35 +22,53 @@ from app.settings import Settings, load_settings
 VERSION = "0.1.0"
 _BACKLOG = 2_048
 _KEEP_ALIVE_S = 75
-_STOP_S = 15
+_STOP_S = 8
 _COLLECT_AFTER = (50_000, 50, 100)
 
 
 def create_app(settings: Settings) -> ASGIApp:
     """Build the application; connections open when it starts and close when it stops."""
-
-    @asynccontextmanager
-    async def lifespan(app: Litestar) -> AsyncIterator[None]:
-        async with open_services(settings) as services:
-            app.state.ledger = services.ledger
-            app.state.default_currency = settings.ledger.default_currency
-            yield
-            app.state.ledger = None
-
     app = Litestar(
         route_handlers=all_routers(settings),
         exception_handlers={Exception: render},
         before_send=[name_answer],
         openapi_config=openapi_config(VERSION),
         request_max_body_size=limits.BODY_BYTES_MAX,
-        lifespan=[lifespan],
-        state=State({"ledger": None}),
+        state=State({"ledger": None, "default_currency": settings.ledger.default_currency}),
         debug=False,
         logging_config=None,
     )
-    if not settings.http.direct_route:
-        return app
-    return DirectRoute(app, lambda: app.state.ledger)
+    direct = DirectRoute(app, lambda: app.state.ledger) if settings.http.direct_route else app
+
+    async def serve(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":  # type: ignore[comparison-overlap]
+            await _live(app, settings, receive, send)  # type: ignore[arg-type]
+        else:
+            await direct(scope, receive, send)
+
+    return serve
+
+
+async def _live(
+    app: Litestar, settings: Settings, receive: LifeSpanReceive, send: LifeSpanSend
+) -> None:
+    """Open the services, keep them while the server runs, close them.
+
+    The framework's own lifespan would tell a failed start by a traceback; this tells a sentence.
+    """
+    await receive()
+    async with AsyncExitStack() as stack:
+        try:
+            services = await stack.enter_async_context(open_services(settings))
+        except errors.LedgerError as error:
+            await send({"type": "lifespan.startup.failed", "message": error.detail})
+            return
+        await stack.enter_async_context(app.lifespan())
+        app.state.ledger = services.ledger
+        await send({"type": "lifespan.startup.complete"})
+        await receive()
+        app.state.ledger = None
+    await send({"type": "lifespan.shutdown.complete"})
 
 
 def main() -> int:
@@ -83,7 +100,12 @@ def main() -> int:
     gc.freeze()
     gc.set_threshold(*_COLLECT_AFTER)
     server = uvicorn.Server(config)
-    server.run()
+    try:
+        server.run()
+    except KeyboardInterrupt:
+        return 0
+    except SystemExit:
+        return 1
     return 0 if server.started else 1
 
 

@@ -40,7 +40,8 @@ class DirectRoute:
         if ledger is None:
             await self._app(scope, receive, send)
             return
-        headers = dict(scope["headers"])
+        # Of a header that is there twice the router takes the first, so that is what counts.
+        headers = dict(reversed(scope["headers"]))
         sent_id = headers.get(b"x-request-id")
         name = request_id(sent_id.decode("latin-1") if sent_id else None)
         try:
@@ -63,9 +64,11 @@ async def _answer(
     key = headers.get(b"idempotency-key")
     content_type = headers.get(b"content-type", b"").decode("latin-1")
     try:
-        sent = await _read(receive)
         body, replayed = await answer_transaction(
-            ledger, content_type, key.decode("latin-1") if key is not None else None, sent
+            ledger,
+            content_type,
+            key.decode("latin-1") if key is not None else None,
+            lambda: _read(receive),
         )
     except _ClientGone:
         raise

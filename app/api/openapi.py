@@ -1,8 +1,7 @@
 """The API document and the page to try it; the page's assets come from an installed package."""
 
-from pathlib import Path
+from importlib.metadata import distribution
 
-import swagger_ui_bundle
 from litestar.openapi.config import OpenAPIConfig
 from litestar.openapi.plugins import SwaggerRenderPlugin
 from litestar.openapi.spec import License
@@ -32,9 +31,11 @@ def openapi_config(version: str) -> OpenAPIConfig:
         description=_DESCRIPTION.strip(),
         license=License(name="MIT", identifier="MIT"),
         path="/schema",
+        use_handler_docstrings=True,
         render_plugins=[
             SwaggerRenderPlugin(
                 path=["/", "/swagger"],
+                favicon="",
                 js_url=f"{_ASSETS_PATH}/swagger-ui-bundle.js",
                 css_url=f"{_ASSETS_PATH}/swagger-ui.css",
                 standalone_preset_js_url=f"{_ASSETS_PATH}/swagger-ui-standalone-preset.js",
@@ -45,7 +46,7 @@ def openapi_config(version: str) -> OpenAPIConfig:
 
 def assets_router() -> Router:
     """Serve the page's assets from the installed package."""
-    folder = Path(swagger_ui_bundle.swagger_ui_path)
+    folder = str(distribution("swagger-ui-py").locate_file("swagger_ui/static"))
     return create_static_files_router(
         path=_ASSETS_PATH, directories=[folder], include_in_schema=False
     )

@@ -4,23 +4,26 @@ import itertools
 import logging
 import os
 import re
+import secrets
+from functools import lru_cache
 from typing import Any
 
 from litestar import Response
 from litestar.datastructures import Headers, MutableScopeHeaders
 from litestar.exceptions import HTTPException, ValidationException
 
-from app import errors
+from app import errors, limits
 from app.infra.http import HttpRequest, encode
 
 PROBLEM_TYPE = "application/problem+json"
-_REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,64}", re.ASCII)
+_REQUEST_ID = re.compile(rf"[A-Za-z0-9._:-]{{1,{limits.REQUEST_ID_LENGTH_MAX}}}", re.ASCII)
 _BY_STATUS: dict[int, type[errors.Rejected]] = {
     404: errors.NotFound,
     405: errors.MethodNotAllowed,
     413: errors.BodyTooLarge,
     415: errors.UnsupportedMediaType,
 }
+_SERVER_ERROR = 500
 _log = logging.getLogger(__name__)
 _numbers = itertools.count(1)
 
@@ -29,7 +32,13 @@ def request_id(sent: str | None) -> str:
     """Take a client's request id if it is harmless, else make one that no other process makes."""
     if sent and _REQUEST_ID.fullmatch(sent):
         return sent
-    return f"{os.getpid():x}-{next(_numbers):x}"
+    return f"{_process_name(os.getpid())}-{next(_numbers):x}"
+
+
+@lru_cache(maxsize=1)
+def _process_name(_process_id: int) -> str:
+    """Draw a name for this process, a new one after a fork."""
+    return secrets.token_hex(5)
 
 
 def problem(error: errors.LedgerError, request_id: str) -> tuple[int, dict[str, str], bytes]:
@@ -45,11 +54,14 @@ def problem(error: errors.LedgerError, request_id: str) -> tuple[int, dict[str, 
         "retryable": error.retryable,
         "request_id": request_id,
     }
+    if error.status >= _SERVER_ERROR:
+        # What the servers said is for the log; a client gets the sentence that goes with the code.
+        content["detail"] = content["title"]
     if error.pointer is not None:
         content["pointer"] = error.pointer
     content |= error.members
     headers = {"X-Request-ID": request_id}
-    if isinstance(error, errors.Unavailable | errors.OutcomeUnknown):
+    if error.retryable:
         headers["Retry-After"] = str(error.retry_after_s)
     if isinstance(error, errors.InvariantViolation):
         _log.error("request %s: %s", request_id, error.detail, exc_info=error)
@@ -86,7 +98,7 @@ def _of_framework(raised: HTTPException) -> errors.LedgerError:
     kind = _BY_STATUS.get(raised.status_code)
     if kind is not None:
         return kind()
-    if raised.status_code < 500:  # noqa: PLR2004  the line between client's and server's errors
+    if raised.status_code < _SERVER_ERROR:
         return errors.InvalidParameter(str(raised.detail))
     _log.error("unexpected error", exc_info=raised)
     return errors.InternalError()

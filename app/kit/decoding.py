@@ -11,7 +11,7 @@ T = TypeVar("T")
 _PLACE = re.compile(r"(.*?)(?: - at `\$(.*)`)?", re.DOTALL)
 _FIELD = re.compile(r"Object (missing required|contains unknown) field `(.*)`", re.DOTALL)
 _KEY_SHAPED = re.compile(r"[\x21-\x7e]+", re.ASCII)
-_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _JSON_TYPES = ("application/json", 'application/json; charset="utf-8"')
 
 
@@ -50,7 +50,7 @@ def _named(message: str) -> errors.Rejected:
             return errors.AmountFloat(pointer=pointer)
         if what == "Integer value out of range":
             return errors.AmountTooLarge(pointer=pointer)
-    if what.startswith("Expected"):
+    if "got `" in what:
         return errors.WrongType(f"{what}.", pointer=pointer)
     return errors.InvalidValue(f"{what}.", pointer=pointer)
 

@@ -74,7 +74,7 @@ def currency_exponent(code: str) -> int:
 
 def _integer_text(amount: int) -> str:
     if abs(amount) >= 10**_AMOUNT_TEXT_LENGTH_MAX:
-        return "9" * (_AMOUNT_TEXT_LENGTH_MAX + 1)
+        return "-1" if amount < 0 else "9" * (_AMOUNT_TEXT_LENGTH_MAX + 1)
     return str(amount)
 
 

@@ -17,7 +17,7 @@ from app.ledger.model import Acceptance, Identity
 _log = logging.getLogger(__name__)
 _SWEEP_S = 0.1
 _POSTPONE_S = 0.02
-_STOP_S = 10.0
+_STOP_S = 6.0
 Carry = Callable[[Slot, list[Item]], Awaitable[list[Item]]]
 
 

@@ -1,14 +1,16 @@
 """The ledger over HTTP. Handlers read, call one use case, and answer."""
 
+from collections.abc import Awaitable, Callable
 from typing import Annotated, Any
 from uuid import UUID
 
 import msgspec
 from litestar import Response, Router, delete, get, post
 from litestar.datastructures import State
+from litestar.exceptions.http_exceptions import RequestEntityTooLarge
 from litestar.openapi.spec import Parameter as HeaderParameter
 from litestar.openapi.spec import Schema
-from litestar.params import Parameter, QueryParameter
+from litestar.params import PathParameter, QueryParameter
 
 from app import errors, limits
 from app.infra.http import (
@@ -23,7 +25,7 @@ from app.infra.http import (
 )
 from app.kit.decoding import check_json_type, decode_json, echo, idempotency_key
 from app.ledger.codes import Direction
-from app.ledger.model import Acceptance, AccountDetails
+from app.ledger.model import Acceptance, AccountDetails, AccountRequest
 from app.ledger.schemas import (
     AccountAnswer,
     AccountBody,
@@ -44,7 +46,6 @@ from app.ledger.schemas import (
 from app.ledger.service import LedgerService
 
 TRANSACTION_PATH = "/api/v1/transaction"
-_TEST_BODY_BYTES_MAX = 1024 * 1024
 _decode_transaction = msgspec.json.Decoder(TransactionBody)
 _decode_account = msgspec.json.Decoder(AccountBody)
 _decode_accounts = msgspec.json.Decoder(AccountsBody)
@@ -57,24 +58,32 @@ _KEY_HEADER = HeaderParameter(
     "ever. A refusal is not remembered: the same key may succeed later.",
 )
 REPLAYED = {"Idempotency-Replayed": "true"}
+_ACCOUNT_PROBLEMS = (*READ_PROBLEMS, 422)
+AccountIdPath = Annotated[str, PathParameter(description="The account's id")]
 
 
 async def answer_transaction(
-    ledger: LedgerService, content_type: str, key_header: str | None, body: bytes
+    ledger: LedgerService,
+    content_type: str,
+    key_header: str | None,
+    read_body: Callable[[], Awaitable[bytes]],
 ) -> tuple[bytes, bool]:
     """Decide one transaction; returns the body of the 201 and whether it is a replay.
 
     Both ways into the service call this, so that they answer alike. A refusal carries what the
     specification wants in it beside the problem.
     """
+    body = b""
     try:
+        body = await read_body()
         check_json_type(content_type)
         sent = decode_json(_decode_transaction, body)
         request = sent.to_request(idempotency_key(key_header))
         accepted: Acceptance = await ledger.post_transaction(request)
     except errors.LedgerError as error:
-        error.members |= _refusal_members(error, body)
-        raise
+        # A whole batch may have failed with this one error, so it is not written to.
+        members = {**error.members, **_refusal_members(error, body)}
+        raise type(error)(error.detail, pointer=error.pointer, **members) from error
     return encode(transaction_answer(accepted.transaction)), accepted.replayed
 
 
@@ -95,12 +104,16 @@ def _refusal_members(error: errors.LedgerError, body: bytes) -> dict[str, Any]:
 )
 async def post_transaction(request: HttpRequest, state: State) -> Response[bytes]:
     """Debit or credit one account. 201 means it is durable; settlement follows within seconds."""
+
+    async def read_body() -> bytes:
+        try:
+            return await request.body()
+        except RequestEntityTooLarge as exc:
+            raise errors.BodyTooLarge from exc
+
     headers = request.headers
     body, replayed = await answer_transaction(
-        state.ledger,
-        headers.get("content-type", ""),
-        headers.get("idempotency-key"),
-        await request.body(),
+        state.ledger, headers.get("content-type", ""), headers.get("idempotency-key"), read_body
     )
     return Response(
         body, status_code=201, headers=REPLAYED if replayed else None, media_type="application/json"
@@ -109,22 +122,26 @@ async def post_transaction(request: HttpRequest, state: State) -> Response[bytes
 
 @get(
     "/api/v1/balance/{account_id:str}",
-    responses=documented(200, BalanceAnswer, READ_PROBLEMS),
+    responses=documented(200, BalanceAnswer, _ACCOUNT_PROBLEMS),
 )
-async def get_balance(account_id: str, state: State) -> Response[bytes]:
+async def get_balance(account_id: AccountIdPath, state: State) -> Response[bytes]:
     """Read a balance, exact at one instant: `available_balance` counts what is pending."""
     return json_answer(balance_answer(await state.ledger.balance(account_id)))
 
 
 @get(
     "/api/v1/pending/{account_id:str}",
-    responses=documented(200, PendingAnswer, READ_PROBLEMS),
+    responses=documented(200, PendingAnswer, _ACCOUNT_PROBLEMS),
 )
 async def get_pending(
-    account_id: str,
+    account_id: AccountIdPath,
     state: State,
-    cursor: str | None = None,
-    limit: Annotated[int, Parameter(ge=1, le=limits.PAGE_ITEMS_MAX)] = limits.PAGE_ITEMS_DEFAULT,
+    cursor: Annotated[
+        str | None, QueryParameter(description="The previous page's `next_cursor`")
+    ] = None,
+    limit: Annotated[
+        int, QueryParameter(ge=1, le=limits.PAGE_ITEMS_MAX, description="Most items in a page")
+    ] = limits.PAGE_ITEMS_DEFAULT,
 ) -> Response[bytes]:
     """Read what is accepted and not settled; `count` and totals cover all of it."""
     return json_answer(pending_answer(await state.ledger.pending(account_id, cursor, limit)))
@@ -134,7 +151,10 @@ async def get_pending(
     "/api/v1/transactions/{transaction_id:str}",
     responses=documented(200, TransactionView, READ_PROBLEMS),
 )
-async def get_transaction(transaction_id: str, state: State) -> Response[bytes]:
+async def get_transaction(
+    transaction_id: Annotated[str, PathParameter(description="The transaction's UUID")],
+    state: State,
+) -> Response[bytes]:
     """Find a transaction by its id, from the moment it was accepted and for ever."""
     try:
         wanted = UUID(transaction_id)
@@ -170,9 +190,9 @@ async def post_account(request: HttpRequest, state: State) -> Response[bytes]:
 
 @get(
     "/api/v1/accounts/{account_id:str}",
-    responses=documented(200, AccountAnswer, READ_PROBLEMS),
+    responses=documented(200, AccountAnswer, _ACCOUNT_PROBLEMS),
 )
-async def get_account(account_id: str, state: State) -> Response[bytes]:
+async def get_account(account_id: AccountIdPath, state: State) -> Response[bytes]:
     """Read an account's configuration; the ETag changes when it does."""
     details: AccountDetails = await state.ledger.account(account_id)
     return json_answer(account_answer(details), headers={"ETag": details.etag})
@@ -181,13 +201,16 @@ async def get_account(account_id: str, state: State) -> Response[bytes]:
 @post(
     "/test/accounts",
     operation_class=described_body(AccountsBody),
-    request_max_body_size=_TEST_BODY_BYTES_MAX,
+    request_max_body_size=limits.TEST_BODY_BYTES_MAX,
     responses=documented(201, TestAccountsAnswer, WRITE_PROBLEMS),
 )
 async def post_test_accounts(request: HttpRequest, state: State) -> Response[bytes]:
     """Open accounts for tests; those that are there already are left as they are."""
     body = await read_json(request, _decode_accounts)
-    requests = [account.to_request(state.default_currency) for account in body.accounts]
+    requests = [
+        _checked(account, number, state.default_currency)
+        for number, account in enumerate(body.accounts)
+    ]
     opened = present = 0
     for wanted in requests:
         marked = msgspec.structs.replace(wanted, metadata={**wanted.metadata, "test": "true"})
@@ -200,10 +223,19 @@ async def post_test_accounts(request: HttpRequest, state: State) -> Response[byt
     return json_answer(TestAccountsAnswer(opened=opened, present=present), 201)
 
 
+def _checked(account: AccountBody, number: int, default_currency: str) -> AccountRequest:
+    """Check one account of several, naming its place in the list when it is wrong."""
+    try:
+        return account.to_request(default_currency)
+    except errors.Rejected as error:
+        error.pointer = f"/accounts/{number}{error.pointer or ''}"
+        raise
+
+
 @delete(
     "/test/cleanup",
     status_code=200,
-    responses=documented(200, TestCleanupAnswer, READ_PROBLEMS),
+    responses=documented(200, TestCleanupAnswer, (*_ACCOUNT_PROBLEMS, 409)),
 )
 async def delete_test_cleanup(state: State) -> Response[bytes]:
     """Bring every test account to zero by ordinary transactions; nothing is deleted."""

@@ -86,7 +86,7 @@ class AccountBody(msgspec.Struct, forbid_unknown_fields=True):
         """Check an opening; raises one error for each way to be wrong."""
         check_customer_account_id(self.account_id)
         currency = default_currency if self.currency is None else self.currency
-        exponent = currency_exponent(currency)
+        exponent = _exponent(currency)
         check_metadata(self.metadata)
         return AccountRequest(
             account_id=self.account_id,
@@ -198,7 +198,7 @@ def transaction_answer(transaction: Transaction) -> TransactionAnswer:
         currency=transaction.account.currency,
         timestamp=instant(transaction.accepted_at),
         reference=transaction.reference,
-        metadata=transaction.metadata,
+        metadata=_ordered(transaction.metadata),
     )
 
 
@@ -214,7 +214,7 @@ def transaction_view(transaction: Transaction) -> TransactionView:
         timestamp=instant(transaction.accepted_at),
         updated_at=instant(transaction.updated_at),
         reference=transaction.reference,
-        metadata=transaction.metadata,
+        metadata=_ordered(transaction.metadata),
     )
 
 
@@ -255,17 +255,31 @@ def account_answer(details: AccountDetails) -> AccountAnswer:
         account_id=details.account.account_id,
         currency=details.account.currency,
         credit_limit=decimal_text(details.credit_limit_minor, details.account.exponent),
-        metadata=details.metadata,
+        metadata=_ordered(details.metadata) or {},
         version=details.version,
         created_at=instant(details.created_at),
         updated_at=instant(details.updated_at),
     )
 
 
+def _exponent(currency: str) -> int:
+    """Look a currency up, naming its field when there is none."""
+    try:
+        return currency_exponent(currency)
+    except errors.UnknownCurrency as error:
+        error.pointer = "/currency"
+        raise
+
+
 def instant(moment: datetime) -> str:
     """Write an instant as RFC 3339 with microseconds, in UTC."""
     text = moment.astimezone(UTC).isoformat(timespec="microseconds")
     return text.removesuffix("+00:00") + "Z"
+
+
+def _ordered(metadata: dict[str, str] | None) -> dict[str, str] | None:
+    """Order entries by key: the database forgets the order they came in, a replay must not show."""
+    return dict(sorted(metadata.items())) if metadata else None
 
 
 def _minor_or_zero(amount: str | int, exponent: int, pointer: str) -> int:

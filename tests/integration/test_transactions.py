@@ -11,7 +11,7 @@ from app.bootstrap import Services, WorkerServices
 from app.kit.money import parse_amount
 from app.ledger.codes import Direction, EntryStatus
 from app.ledger.model import Acceptance, TransactionRequest
-from tests.conftest import OpenAccount
+from tests.conftest import OpenAccount, eventually
 
 
 def request(
@@ -84,10 +84,12 @@ async def test_one_key_50_times_across_two_instances_moves_money_once(
 
 
 async def test_a_retry_of_an_accepted_request_is_accepted_when_funds_are_gone(
-    services: Services, open_account: OpenAccount
+    services: Services, open_account: OpenAccount, redis_client: Any
 ) -> None:
     await open_account("A", "10.00")
     first = await services.ledger.post_transaction(request("A", "10", idempotency_key="k"))
+    (key,) = redis_client.keys("subbalance:*:account:A")
+    await eventually(lambda: not redis_client.hexists(key, "f:0:key:k"))
     again = await services.ledger.post_transaction(request("A", "10.00", idempotency_key="k"))
     assert again == Acceptance(first.transaction, replayed=True)
     with pytest.raises(errors.InsufficientAvailable):

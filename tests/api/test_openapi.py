@@ -1,0 +1,164 @@
+"""The API document is true: it resolves, it names what is answered, and its page works offline."""
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+
+from app import limits
+
+Document = dict[str, Any]
+
+
+def references(node: Any) -> Iterator[str]:
+    if isinstance(node, dict):
+        if isinstance(node.get("$ref"), str):
+            yield node["$ref"]
+        for child in node.values():
+            yield from references(child)
+    elif isinstance(node, list):
+        for child in node:
+            yield from references(child)
+
+
+def resolved(document: Document, node: Document) -> Document:
+    while "$ref" in node:
+        target: Any = document
+        for step in node["$ref"].removeprefix("#/").split("/"):
+            target = target[step.replace("~1", "/").replace("~0", "~")]
+        node = target
+    return node
+
+
+def documented(document: Document, path: str, method: str, status: int) -> Document:
+    responses = document["paths"][path][method]["responses"]
+    assert str(status) in responses, f"{method} {path} answers {status}, which is not documented"
+    response: Document = responses[str(status)]
+    return response
+
+
+async def read_document(api: httpx.AsyncClient) -> Document:
+    answer = await api.get("/schema/openapi.json")
+    assert answer.status_code == 200
+    document: Document = answer.json()
+    return document
+
+
+async def test_every_reference_resolves(api: httpx.AsyncClient) -> None:
+    document = await read_document(api)
+    for reference in set(references(document)):
+        assert resolved(document, {"$ref": reference})
+
+
+async def test_every_route_is_described(api: httpx.AsyncClient) -> None:
+    document = await read_document(api)
+    found = {
+        (method, path)
+        for path, operations in document["paths"].items()
+        for method in operations
+        if method in ("get", "post", "put", "patch", "delete")
+    }
+    assert found >= {
+        ("post", "/api/v1/transaction"),
+        ("get", "/api/v1/balance/{account_id}"),
+        ("get", "/api/v1/pending/{account_id}"),
+        ("get", "/api/v1/transactions/{transaction_id}"),
+        ("get", "/api/v1/transactions"),
+        ("post", "/api/v1/accounts"),
+        ("get", "/api/v1/accounts/{account_id}"),
+        ("get", "/api/v1/health"),
+        ("get", "/health"),
+        ("get", "/health/live"),
+        ("get", "/health/ready"),
+        ("get", "/health/detailed"),
+        ("post", "/test/accounts"),
+        ("delete", "/test/cleanup"),
+    }
+    for method, path in found:
+        assert document["paths"][path][method].get("description"), (method, path)
+
+
+async def test_request_bodies_are_described(api: httpx.AsyncClient) -> None:
+    document = await read_document(api)
+    for path, required in (
+        ("/api/v1/transaction", {"account_id", "amount", "type"}),
+        ("/api/v1/accounts", {"account_id"}),
+        ("/test/accounts", {"accounts"}),
+    ):
+        content = document["paths"][path]["post"]["requestBody"]["content"]["application/json"]
+        assert set(resolved(document, content["schema"])["required"]) == required
+
+
+async def test_the_idempotency_key_is_an_optional_header(api: httpx.AsyncClient) -> None:
+    document = await read_document(api)
+    operation = document["paths"]["/api/v1/transaction"]["post"]
+    (header,) = [one for one in operation["parameters"] if one["name"] == "Idempotency-Key"]
+    assert (header["in"], header.get("required", False)) == ("header", False)
+
+
+async def test_what_is_answered_is_documented_with_its_members(api: httpx.AsyncClient) -> None:
+    document = await read_document(api)
+    account = {"account_id": "A", "opening_balance": "1.00"}
+    good = {"account_id": "A", "amount": "1", "type": "debit"}
+    large = {**good, "reference": "x" * limits.BODY_BYTES_MAX}
+    plain = {"content-type": "text/plain"}
+    key = {"idempotency-key": "k"}
+    asked: list[tuple[str, str, str, dict[str, Any]]] = [
+        ("post", "/api/v1/accounts", "", {"json": account}),
+        ("post", "/api/v1/accounts", "", {"json": {**account, "opening_balance": "2"}}),
+        ("post", "/api/v1/accounts", "", {"json": {}}),
+        ("post", "/api/v1/transaction", "", {"json": good, "headers": key}),
+        ("post", "/api/v1/transaction", "", {"json": {**good, "amount": "2"}, "headers": key}),
+        ("post", "/api/v1/transaction", "", {"json": good}),
+        ("post", "/api/v1/transaction", "", {"json": {}}),
+        ("post", "/api/v1/transaction", "", {"json": {**good, "account_id": "NOBODY"}}),
+        ("post", "/api/v1/transaction", "", {"json": large}),
+        ("post", "/api/v1/transaction", "", {"content": b"{}", "headers": plain}),
+        ("get", "/api/v1/balance/{account_id}", "A", {}),
+        ("get", "/api/v1/balance/{account_id}", "NOBODY", {}),
+        ("get", "/api/v1/balance/{account_id}", "A%20B", {}),
+        ("get", "/api/v1/pending/{account_id}", "A", {}),
+        ("get", "/api/v1/pending/{account_id}", "external:USD", {}),
+        ("get", "/api/v1/accounts/{account_id}", "A", {}),
+        ("get", "/api/v1/transactions/{transaction_id}", "7", {}),
+        ("get", "/api/v1/transactions", "", {"params": {"idempotency_key": "k"}}),
+        ("get", "/api/v1/transactions", "", {"params": {"idempotency_key": "none"}}),
+        ("get", "/health", "", {}),
+        ("get", "/api/v1/health", "", {}),
+        ("get", "/health/live", "", {}),
+        ("get", "/health/ready", "", {}),
+        ("get", "/health/detailed", "", {}),
+        ("post", "/test/accounts", "", {"json": {"accounts": [{"account_id": "T"}]}}),
+        ("post", "/test/accounts", "", {"json": {}}),
+        ("delete", "/test/cleanup", "", {}),
+    ]
+    for method, path, value, arguments in asked:
+        answer = await api.request(method.upper(), re.sub(r"{\w+}", value, path), **arguments)
+        response = documented(document, path, method, answer.status_code)
+        media_type = answer.headers["content-type"]
+        assert media_type in response["content"], (method, path, answer.status_code)
+        schema = resolved(document, response["content"][media_type]["schema"])
+        unknown = answer.json().keys() - schema["properties"].keys()
+        assert not unknown, (method, path, answer.status_code, unknown)
+        missing = set(schema.get("required", ())) - answer.json().keys()
+        assert not missing, (method, path, answer.status_code, missing)
+
+
+async def test_the_page_needs_nothing_from_elsewhere(api: httpx.AsyncClient) -> None:
+    page = await api.get("/schema", follow_redirects=True)
+    assert (page.status_code, page.headers["content-type"].split(";")[0]) == (200, "text/html")
+    head = page.text.partition("</head>")[0]
+    assets = re.findall(r"(?:src|href)=[\"']([^\"']+)", head)
+    assert len([asset for asset in assets if asset.endswith((".js", ".css"))]) >= 3
+    for asset in assets:
+        assert asset.startswith("/"), f"{asset} is somewhere else"
+        assert (await api.get(asset)).status_code == 200, asset
+
+
+async def test_the_page_can_show_this_version_of_the_document(api: httpx.AsyncClient) -> None:
+    document = await read_document(api)
+    head = (await api.get("/schema", follow_redirects=True)).text.partition("</head>")[0]
+    (script,) = re.findall(r"src=[\"']([^\"']+swagger-ui-bundle\.js)", head)
+    assert document["openapi"].startswith("3.1")
+    assert "oas31" in (await api.get(script)).text

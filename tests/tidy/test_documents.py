@@ -1,0 +1,71 @@
+"""What the documents say about the code is so."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from app.settings import load_settings
+
+ROOT = Path(__file__).resolve().parents[2]
+DOCUMENTS = [ROOT / "README.md", ROOT / "ARCHITECTURE.md", ROOT / "CONTRIBUTING.md"]
+PATH = re.compile(r"`((?:app|lua|sql|tests|bench|docs)/[\w./-]*)(?:::(\w+))?`")
+ARCHITECTURE_LINES_MAX = 200
+DECISION_LINES_MAX = 30
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_every_path_and_test_a_document_names_exists(document: Path) -> None:
+    named = PATH.findall(document.read_text())
+    assert named
+    for path, test in named:
+        if "NNNN" in path:
+            continue
+        assert (ROOT / path).exists(), path
+        assert not test or f"def {test}(" in (ROOT / path).read_text(), test
+
+
+def test_every_ledger_module_is_on_the_map() -> None:
+    text = (ROOT / "ARCHITECTURE.md").read_text()
+    missing = [
+        path.name
+        for path in (ROOT / "app/ledger").glob("[a-z]*.py")
+        if f"/{path.name}`" not in text
+    ]
+    assert missing == []
+
+
+def test_architecture_and_decisions_stay_short() -> None:
+    assert len((ROOT / "ARCHITECTURE.md").read_text().splitlines()) <= ARCHITECTURE_LINES_MAX
+    for decision in (ROOT / "docs/decisions").glob("*.md"):
+        assert len(decision.read_text().splitlines()) <= DECISION_LINES_MAX, decision.name
+
+
+def test_every_setting_is_documented_and_every_documented_one_is_read() -> None:
+    class Recorder(dict[str, str]):
+        asked: set[str] = set()  # noqa: RUF012  one recorder, one test
+
+        def get(self, name: str, default: str = "") -> str:  # type: ignore[override]
+            self.asked.add(name)
+            return default
+
+    recorder = Recorder()
+    load_settings(recorder)
+    table = (ROOT / "docs/configuration.md").read_text()
+    documented = {
+        name
+        for line in table.splitlines()
+        if line.startswith("| `")
+        for name in re.findall(r"`([A-Z_]+)`", line.split("|")[1])
+    }
+    assert documented == recorder.asked
+
+
+def test_every_direct_dependency_has_its_reason() -> None:
+    project = (ROOT / "pyproject.toml").read_text()
+    reasons = (ROOT / "docs/dependencies.md").read_text()
+    listed = re.findall(r'^    "([a-zA-Z-]+)', project, re.MULTILINE)
+    names = {name for name in listed if re.search(rf'"{name}[\[><=;]', project)}
+    assert names
+    missing = sorted(name for name in names if f"| {name}" not in reasons)
+    assert missing == []

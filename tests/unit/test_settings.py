@@ -1,0 +1,73 @@
+"""The environment as rows: what is understood, and what stops the service with a sentence."""
+
+from typing import Any
+
+import pytest
+
+from app import limits
+from app.errors import InvalidSettings
+from app.settings import Settings, load_settings
+
+
+def test_an_empty_environment_gives_the_defaults() -> None:
+    assert load_settings({}) == Settings()
+
+
+def test_blank_values_are_as_good_as_none() -> None:
+    assert load_settings({"PORT": "", "REDIS_URL": "  "}) == Settings()
+
+
+def test_foreign_variables_are_ignored() -> None:
+    assert load_settings({"PATH": "/bin", "HOME": "/", "REDIS_HOST": "x"}) == Settings()
+
+
+@pytest.mark.parametrize(
+    ("name", "raw", "section", "field", "value"),
+    [
+        ("PORT", "8083", "http", "port", 8083),
+        ("HOST", "0.0.0.0", "http", "host", "0.0.0.0"),
+        ("ENABLE_TEST_MODE", "true", "http", "enable_test_mode", True),
+        ("ENABLE_TEST_MODE", "0", "http", "enable_test_mode", False),
+        ("SUBBALANCE_DIRECT_ROUTE", "no", "http", "direct_route", False),
+        ("REDIS_URL", "localhost:6379", "redis", "url", "redis://localhost:6379"),
+        ("REDIS_URL", "rediss://r:1/2", "redis", "url", "rediss://r:1/2"),
+        ("DATABASE_URL", "postgresql://h/d", "postgres", "url", "postgresql://h/d"),
+        ("SETTLEMENT_INTERVAL", "5", "ledger", "settlement_interval_ms", 5_000),
+        ("SETTLEMENT_INTERVAL", "5s", "ledger", "settlement_interval_ms", 5_000),
+        ("SETTLEMENT_INTERVAL", "500ms", "ledger", "settlement_interval_ms", 500),
+        ("SETTLEMENT_INTERVAL", "0.5s", "ledger", "settlement_interval_ms", 500),
+        ("SETTLEMENT_INTERVAL", "1m", "ledger", "settlement_interval_ms", 60_000),
+        ("SUBBALANCE_BATCH_ITEMS", "1", "ledger", "batch_items", 1),
+        ("DEFAULT_CURRENCY", "IDR", "ledger", "default_currency", "IDR"),
+    ],
+)
+def test_a_variable_sets_its_field(
+    name: str, raw: str, section: str, field: str, value: Any
+) -> None:
+    assert getattr(getattr(load_settings({name: raw}), section), field) == value
+
+
+@pytest.mark.parametrize(
+    ("name", "raw"),
+    [
+        ("PORT", "eighty"),
+        ("PORT", "65536"),
+        ("PORT", "-1"),
+        ("PORT", "\u0668\u0660"),
+        ("ENABLE_TEST_MODE", "maybe"),
+        ("SETTLEMENT_INTERVAL", "0"),
+        ("SETTLEMENT_INTERVAL", "-5s"),
+        ("SETTLEMENT_INTERVAL", "5 hours"),
+        ("SETTLEMENT_INTERVAL", "2h"),
+        ("SETTLEMENT_INTERVAL", "61m"),
+        ("LOG_LEVEL", "loud"),
+        ("DEFAULT_CURRENCY", "XAU"),
+        ("SUBBALANCE_SLOTS", str(limits.SLOT_COUNT_MAX + 1)),
+        ("SUBBALANCE_BATCH_ITEMS", str(limits.BATCH_ITEMS_MAX + 1)),
+        ("SUBBALANCE_QUEUE_ITEMS", "0"),
+        ("SUBBALANCE_BATCHITEMS", "5"),
+    ],
+)
+def test_a_setting_that_makes_no_sense_is_named(name: str, raw: str) -> None:
+    with pytest.raises(InvalidSettings, match=name):
+        load_settings({name: raw})
