@@ -93,6 +93,7 @@ def main() -> int:
         backlog=_BACKLOG,
         timeout_keep_alive=_KEEP_ALIVE_S,
         timeout_graceful_shutdown=_STOP_S,
+        proxy_headers=False,
         server_header=False,
         date_header=False,
     )

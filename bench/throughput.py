@@ -30,11 +30,12 @@ ACCOUNT = "BENCH"
 OPENING = 50_000_000
 VARIANTS = {
     "micro-batched": {},
+    "unbatched, 4 slots": {"SUBBALANCE_BATCH_ITEMS": "1", "SUBBALANCE_SLOTS": "4"},
     "unbatched, 16 slots": {"SUBBALANCE_BATCH_ITEMS": "1", "SUBBALANCE_SLOTS": "16"},
     "unbatched, 64 slots": {"SUBBALANCE_BATCH_ITEMS": "1", "SUBBALANCE_SLOTS": "64"},
 }
-ROUNDS = 1
-SECONDS = 4
+ROUNDS = 3
+SECONDS = 6
 LONELY_SECONDS = 4
 CONNECTIONS = (1, 64, 256)
 _READY_S = 30

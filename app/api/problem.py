@@ -2,7 +2,6 @@
 
 import itertools
 import logging
-import os
 import re
 import secrets
 from functools import lru_cache
@@ -32,12 +31,12 @@ def request_id(sent: str | None) -> str:
     """Take a client's request id if it is harmless, else make one that no other process makes."""
     if sent and _REQUEST_ID.fullmatch(sent):
         return sent
-    return f"{_process_name(os.getpid())}-{next(_numbers):x}"
+    return f"{_process_name()}-{next(_numbers):x}"
 
 
 @lru_cache(maxsize=1)
-def _process_name(_process_id: int) -> str:
-    """Draw a name for this process, a new one after a fork."""
+def _process_name() -> str:
+    """Draw a name for this process, once."""
     return secrets.token_hex(5)
 
 

@@ -28,6 +28,7 @@ class Item:
         change_minor: int,
         name: str,
         deadline: float,
+        future: "asyncio.Future[Acceptance]",
     ) -> None:
         """Take a checked request; `name` is its field in Redis, `deadline` in loop time."""
         self.request = request
@@ -37,7 +38,7 @@ class Item:
         self.name = name
         self.deadline = deadline
         self.look_up_first = False
-        self.future: asyncio.Future[Acceptance] = asyncio.get_running_loop().create_future()
+        self.future = future
 
     @property
     def is_credit(self) -> bool:

@@ -52,7 +52,9 @@ class LedgerService:
         attempts: AttemptNumbers,
         redis: "Redis",
     ) -> None:
-        """Put the parts together; does no I/O."""
+        """Put the parts together inside the loop they will run in; does no I/O."""
+        self._loop = asyncio.get_running_loop()
+        self._deadline_s = settings.ledger.deadline_ms / 1_000
         self._settings = settings
         self._store = store
         self._batcher = batcher
@@ -72,8 +74,14 @@ class LedgerService:
             account = await self._account(request.account_id)
         amount_minor = minor_units(request.amount, account.exponent)
         change_minor = amount_minor if request.direction is Direction.CREDIT else -amount_minor
-        deadline = asyncio.get_running_loop().time() + self._settings.ledger.deadline_ms / 1_000
-        item = Item(request, account, change_minor, self._name(request), deadline)
+        item = Item(
+            request,
+            account,
+            change_minor,
+            self._name(request),
+            self._loop.time() + self._deadline_s,
+            self._loop.create_future(),
+        )
         return await self._batcher.submit(item)
 
     def _name(self, request: TransactionRequest) -> str:
