@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 
 DEMO_ACCOUNTS = {"ACC001": "1000000", "ACC002": "500000", "ACC003": "2000000"}
 _STARTUP_WAIT_S = 15
+_PROBE_CONNECTIONS = 2
 _SETTLER_TIMEOUT_MS = 60_000
 _MIGRATION_TIMEOUT_MS = 600_000
 
@@ -52,7 +53,7 @@ class Services(msgspec.Struct, frozen=True):
 
 
 class WorkerServices(msgspec.Struct, frozen=True):
-    """What the worker works with; `leader` is a pool for locks that outlive a statement."""
+    """What the worker works with; the pool also serves the leader's lock."""
 
     settings: Settings
     settler: Settler
@@ -74,14 +75,13 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
     Raises `UnusableRedis`, `UnusableDatabase`, `RedisUnavailable` or `PostgresUnavailable`.
     """
     async with AsyncExitStack() as stack:
-        slots = settings.ledger.slots
-        connections = slots + settings.postgres.read_connections
-        parts = await _open_parts(stack, settings, settings.postgres.timeout_ms, connections)
+        slots, timeout_ms = settings.ledger.slots, settings.postgres.timeout_ms
+        parts = await _open_parts(stack, settings, timeout_ms, connections=2 * slots + 2)
         attempts = await _numbered(parts.pool, settings)
         await parts.mode.settle_ruling()
-        store = LedgerStore(parts.pool, settings.postgres.timeout_ms)
-        journal = Journal(parts.pool, settings.postgres.timeout_ms)
-        pipeline = Pipeline(parts.mode, parts.admission, journal, store, attempts)
+        journal = Journal(parts.pool, timeout_ms)
+        decisions = LedgerStore(parts.pool, timeout_ms)
+        pipeline = Pipeline(parts.mode, parts.admission, journal, decisions, attempts)
         batcher = Batcher(
             pipeline.carry,
             [f"{attempts.process_number}.{number}" for number in range(slots)],
@@ -90,8 +90,17 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
         )
         batcher.start()
         stack.push_async_callback(batcher.stop)
-        ledger = LedgerService(settings, store, batcher, parts.mode, attempts, parts.redis)
-        yield Services(settings, ledger)
+        # Reads and health have connections of their own, so that no crowd of them holds up money.
+        reads = await stack.enter_async_context(
+            _waited_pool(settings, timeout_ms, settings.postgres.read_connections)
+        )
+        probes = await stack.enter_async_context(
+            open_redis(settings.redis.url, settings.redis.timeout_ms, _PROBE_CONNECTIONS)
+        )
+        store = LedgerStore(reads, timeout_ms)
+        yield Services(
+            settings, LedgerService(settings, store, batcher, parts.mode, attempts, probes)
+        )
 
 
 @asynccontextmanager

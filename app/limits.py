@@ -41,9 +41,10 @@ SETTLE_CHUNKS_MAX: Final = 10_000
 REFRESH_ACCOUNTS_MAX: Final = 500
 PARTITION_MONTHS_AHEAD: Final = 3
 
-# One process numbers its attempts below 2^32; the process number fills the bits above.
-ATTEMPTS_PER_PROCESS_MAX: Final = 2**32
-PROCESS_NUMBER_MAX: Final = 2**31 - 1
+# One process numbers its attempts below 2^40, enough for 34 years at a thousand a second; the
+# process number fills the bits above, enough for eight million starts.
+ATTEMPTS_PER_PROCESS_MAX: Final = 2**40
+PROCESS_NUMBER_MAX: Final = 2**23 - 1
 BATCH_SEQ_MAX: Final = 2**62 - 1
 
 if AMOUNT_MINOR_MAX + BALANCE_MINOR_MAX > 10**19 or BALANCE_MINOR_MAX > INT64_MAX:

@@ -43,7 +43,7 @@ class Postgres(msgspec.Struct, frozen=True, kw_only=True):
 
     url: str = "postgresql://localhost:5432/subbalance"  # DATABASE_URL
     timeout_ms: int = 5_000  # SUBBALANCE_POSTGRES_TIMEOUT_MS: one statement
-    read_connections: int = 6  # SUBBALANCE_READ_CONNECTIONS: beside one for each slot
+    read_connections: int = 6  # SUBBALANCE_READ_CONNECTIONS: for reads, beside two a slot
     transaction_pooler: bool = False  # SUBBALANCE_TRANSACTION_POOLER: behind PgBouncer
 
 

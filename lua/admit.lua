@@ -17,7 +17,7 @@
 --   insufficient_available  available < amount; nothing changed
 --   balance_limit_exceeded  available and incoming would pass balance_max; nothing changed
 --   unloaded                the account must be loaded first; nothing changed
---   vanished                the account was loaded and its key is gone: this Redis lost something
+--   vanished                the account was loaded and its key is gone; nothing changed, for any item
 -- include: fence
 -- include: amounts
 
@@ -29,7 +29,7 @@ local refused = refusal(epoch_key, identity, slot, number)
 if refused then return {refused, {}, {}} end
 
 local words, availables, writes = {}, {}, {}
-local cursor = 6
+local cursor, lost = 6, false
 
 local function answer(word, available)
   words[#words + 1] = word
@@ -67,6 +67,7 @@ for k = 2, #KEYS do
   if not found[1] then
     local gone = redis.call('HEXISTS', epoch_key, 'loaded:' .. key) == 1
     for _ = 1, count do answer(gone and 'vanished' or 'unloaded') end
+    lost = lost or gone
   else
     local account = {available = parse(found[1]), incoming = parse(found[2]),
                      pending_debit = parse(found[3]), fields = {}}
@@ -77,6 +78,9 @@ for k = 2, #KEYS do
   end
   cursor = cursor + 1 + 2 * count
 end
+
+-- A Redis that lost an account is not to be used in this epoch any more, for no account.
+if lost then return {'done', words, availables} end
 
 -- Everything is decided; nothing may fail from here.
 for key, account in pairs(writes) do

@@ -22,6 +22,10 @@ local identity, slot, number, attempt = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 local refused = refusal(epoch_key, identity, slot, number)
 if refused then return refused end
 
+-- Where memory is full Redis refuses a script whose first write needs memory, so this one comes first:
+-- it removes nothing and needs none. A confirm must get through, for it makes room.
+redis.call('HDEL', epoch_key, 'memory')
+
 -- Nothing is refused from here; an item whose reservation is not this attempt's is passed over.
 local function apply(account, change, outcome)
   local is_debit = change[1] < 0

@@ -32,6 +32,8 @@ POSTGRES_ERRORS: tuple[type[Exception], ...] = (
     asyncpg.IdleInTransactionSessionTimeoutError,
     asyncpg.ReadOnlySQLTransactionError,
 )
+# Those and whatever else the server may say.
+ALL_POSTGRES_ERRORS: tuple[type[Exception], ...] = (asyncpg.PostgresError, *POSTGRES_ERRORS)
 
 
 @asynccontextmanager

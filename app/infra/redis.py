@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any, NamedTuple
 
-from redis.asyncio import Redis
+from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
@@ -28,20 +28,26 @@ class RedisIdentity(NamedTuple):
 
 @asynccontextmanager
 async def open_redis(url: str, timeout_ms: int, connections: int) -> AsyncIterator["Redis"]:
-    """Make a client with bounded waits and no retries; connects on first use."""
-    client = Redis.from_url(
+    """Make a client with bounded waits and no retries; connects on first use.
+
+    A call waits its turn when all connections are in use, no longer than the time-out.
+    """
+    pool = BlockingConnectionPool.from_url(
         url,
         decode_responses=True,
         socket_timeout=timeout_ms / 1_000,
         socket_connect_timeout=timeout_ms / 1_000,
         retry=Retry(NoBackoff(), 0),
         max_connections=connections,
+        timeout=timeout_ms / 1_000,
         health_check_interval=0,
     )
+    client = Redis(connection_pool=pool, retry=Retry(NoBackoff(), 0))
     try:
         yield client
     finally:
         await client.aclose()
+        await pool.aclose()
 
 
 async def read_identity(redis: "Redis") -> RedisIdentity:

@@ -18,6 +18,8 @@ _log = logging.getLogger(__name__)
 _SWEEP_S = 0.1
 _POSTPONE_S = 0.02
 _STOP_S = 6.0
+_CANCELS_MAX = 3
+_CANCEL_WAIT_S = 0.5
 Carry = Callable[[Slot, list[Item]], Awaitable[list[Item]]]
 
 
@@ -57,10 +59,14 @@ class Batcher:
         deadline = loop.time() + _STOP_S
         while (self.waiting_count or self._busy_count) and loop.time() < deadline:  # noqa: ASYNC110
             await asyncio.sleep(_POSTPONE_S)
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        for item in list(self._queue):
+        pending = set(self._tasks)
+        for _ in range(_CANCELS_MAX):
+            for task in pending:
+                task.cancel()
+            if pending:
+                _, pending = await asyncio.wait(pending, timeout=_CANCEL_WAIT_S)
+        held = [waiter for waiters in self._claims.values() for waiter in waiters]
+        for item in [*self._queue, *held]:
             item.fail(errors.Stopping())
 
     async def submit(self, item: Item) -> Acceptance:
@@ -131,11 +137,15 @@ class Batcher:
         return batch
 
     async def _carry_out(self, slot: Slot, batch: list[Item]) -> None:
+        waiting: list[Item] = []
         try:
             waiting = await self._carry(slot, batch)
+        except asyncio.CancelledError:
+            for item in batch:
+                item.fail(errors.JournalOutcomeUnknown())
+            raise
         except Exception:
             _log.exception("a batch failed")
-            waiting = []
         for item in batch:
             if item not in waiting:
                 item.fail(errors.InternalError())
@@ -180,3 +190,12 @@ class Batcher:
             now = asyncio.get_running_loop().time()
             while self._queue and self._queue[0].deadline <= now:
                 self._expire(self._queue.popleft())
+            if self._held_count:
+                self._expire_held(now)
+
+    def _expire_held(self, now: float) -> None:
+        """Answer those whose deadline passes behind a request that is still being decided."""
+        for waiters in self._claims.values():
+            while waiters and waiters[0].deadline <= now:
+                waiters.popleft().fail(errors.RequestInFlight())
+                self._held_count -= 1

@@ -41,27 +41,69 @@ class Journal:
         self._timeout_s = timeout_ms / 1_000
 
     async def write(
-        self, epoch: int, attempt_id: int, items: Sequence[Item], deadline: float
+        self,
+        epoch: int,
+        attempt_id: int,
+        items: Sequence[Item],
+        deadline: float,
+        *,
+        unsure: bool = False,
     ) -> JournalOutcome:
         """Journal an attempt, asking again until its outcome is known or the deadline passes.
 
-        `deadline` is in loop time. Raises `JournalOutcomeUnknown` past it.
+        `deadline` is in loop time. `unsure` says that an earlier sending of this attempt was not
+        answered: from then on no error tells that nothing was written, only an outcome does.
+
+        Raises `JournalOutcomeUnknown` past the deadline when any sending may have been executed,
+        `PostgresUnavailable` when none can have been, `InvariantViolation` when the one and only
+        sending was refused.
         """
         arguments = (SHARD, epoch, attempt_id, *_columns(items))
         loop = asyncio.get_running_loop()
         pause = _PAUSE_FIRST_S
         while True:
             try:
-                async with self._pool.acquire(timeout=self._timeout_s) as connection:
-                    row = await connection.fetchrow(QUERIES["journal_batch"], *arguments)
-                return _outcome(row)
-            except POSTGRES_ERRORS as exc:
-                if loop.time() + pause >= deadline:
-                    raise errors.JournalOutcomeUnknown from exc
-            except asyncpg.PostgresError as exc:
-                raise errors.InvariantViolation(f"the journal refuses a batch: {exc}") from exc
+                return await self._send(arguments)
+            except errors.PostgresUnavailable as exc:
+                failure: Exception = exc
+            except errors.InvariantViolation as exc:
+                if not unsure:
+                    raise
+                failure = exc
+            except Exception as exc:
+                failure, unsure = exc, True
+            _raise_if_cancelled()
+            if loop.time() + pause >= deadline:
+                if unsure:
+                    raise errors.JournalOutcomeUnknown from failure
+                raise errors.PostgresUnavailable from failure
             await asyncio.sleep(pause)
             pause = min(pause * 2, _PAUSE_LONGEST_S)
+
+    async def _send(self, arguments: tuple[Any, ...]) -> JournalOutcome:
+        """Send once: `PostgresUnavailable` when it was not sent, `InvariantViolation` when it was
+        refused; whatever else is raised leaves the outcome open.
+        """
+        try:
+            connection = await self._pool.acquire(timeout=self._timeout_s)
+        except Exception as exc:
+            raise errors.PostgresUnavailable(f"no connection: {exc}") from exc
+        try:
+            row = await connection.fetchrow(QUERIES["journal_batch"], *arguments)
+        except POSTGRES_ERRORS:
+            raise
+        except asyncpg.PostgresError as exc:
+            raise errors.InvariantViolation(f"the journal refuses a batch: {exc}") from exc
+        finally:
+            await self._pool.release(connection, timeout=self._timeout_s)
+        return _outcome(row)
+
+
+def _raise_if_cancelled() -> None:
+    """Keep a cancellation that the driver turned into an error of its own."""
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        raise asyncio.CancelledError
 
 
 def _columns(items: Sequence[Item]) -> tuple[Any, ...]:

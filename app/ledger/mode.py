@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from uuid import uuid4
 
 from app import errors
-from app.infra.postgres import POSTGRES_ERRORS
+from app.infra.postgres import ALL_POSTGRES_ERRORS
 from app.infra.redis import REDIS_ERRORS, RedisIdentity, read_identity
 from app.ledger.codes import Mode, Script
 from app.ledger.keys import epoch_key
@@ -83,7 +83,7 @@ class ModeKeeper:
     async def settle_ruling(
         self, doubted_epoch: int | None = None, *, lost: bool = False
     ) -> Ruling:
-        """Learn who rules, or open an epoch for the Redis that is there.
+        """Learn who rules, or open an epoch for the Redis that is there, one caller at a time.
 
         `doubted_epoch` is the epoch a call was fenced in; when another one has been learnt since,
         that is the answer. `lost` says Redis lost data inside that epoch, so it must end.
@@ -94,7 +94,7 @@ class ModeKeeper:
                 return self._current
             for _ in range(_ROUNDS_MAX):
                 state = await self._read_state()
-                identity = await read_identity(self._redis)
+                identity = await self._read_identity()
                 ended = lost and state["epoch"] == doubted_epoch
                 if not ended and await self._rules(state, identity):
                     self._current = _ruling(state)
@@ -106,10 +106,19 @@ class ModeKeeper:
                         return opened
         raise errors.RedisUnavailable("No epoch could be opened; others keep opening their own.")
 
+    async def _read_identity(self) -> RedisIdentity:
+        """Ask Redis who it is; one that turned unusable while we run may turn back."""
+        try:
+            return await read_identity(self._redis)
+        except errors.UnusableRedis as error:
+            if self._current is None:
+                raise
+            raise errors.RedisUnavailable(error.detail) from error
+
     async def _read_state(self) -> Any:
         try:
             state = await self._pool.fetchrow(QUERIES["shard_state"], SHARD)
-        except POSTGRES_ERRORS as exc:
+        except ALL_POSTGRES_ERRORS as exc:
             raise errors.PostgresUnavailable(f"PostgreSQL does not answer: {exc}") from exc
         if state is None or state["shard_count"] != 1:
             raise errors.UnusableDatabase("The database is laid out for another number of shards.")
@@ -142,7 +151,7 @@ class ModeKeeper:
         arguments = (SHARD, expected, Mode.REDIS, *identity, token, PROTOCOL_VERSION, reason)
         try:
             epoch: int | None = await self._pool.fetchval(QUERIES["open_epoch"], *arguments)
-        except POSTGRES_ERRORS as exc:
+        except ALL_POSTGRES_ERRORS as exc:
             raise errors.PostgresUnavailable(f"PostgreSQL does not answer: {exc}") from exc
         return None if epoch is None else Ruling(epoch, identity, token)
 

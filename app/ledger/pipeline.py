@@ -8,8 +8,9 @@ further batch until Redis knows what became of this one.
 """
 
 import asyncio
+import contextlib
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from app import errors, limits
 from app.kit.ids import AttemptNumbers, EntryPosition, assigned_transaction_id
@@ -19,7 +20,7 @@ from app.ledger.codes import Admitted, EntryStatus, Journaled
 from app.ledger.item import Item
 from app.ledger.journal import Journal, JournalOutcome
 from app.ledger.mode import ModeKeeper, Ruling
-from app.ledger.model import Transaction
+from app.ledger.model import Identity, Transaction
 from app.ledger.store import LedgerStore, accepted_ms
 
 _log = logging.getLogger(__name__)
@@ -76,14 +77,13 @@ class Pipeline:
         doubtful = [item for item in items if item.look_up_first and item.identities]
         if not doubtful:
             return items
-        answered = await self._answer_repetitions(doubtful)
+        found = await self._find(doubtful)
+        answered = {item for item in doubtful if item.answer_from(found)}
         return [item for item in items if item not in answered]
 
-    async def _answer_repetitions(self, items: Iterable[Item]) -> set[Item]:
-        items = list(items)
+    async def _find(self, items: Iterable[Item]) -> dict[Identity, Transaction]:
         identities = [identity for item in items for identity in item.identities]
-        found = await self._store.transactions_by_identity(identities)
-        return {item for item in items if item.answer_from(found)}
+        return await self._store.transactions_by_identity(identities)
 
     async def _round(
         self, slot: Slot, ruling: Ruling, items: list[Item], waiting: list[Item]
@@ -91,49 +91,49 @@ class Pipeline:
         """Take items through one attempt; returns those that need another one."""
         attempt_id = self._attempts.draw()
         admitted, refused = await self._admit(slot, ruling, attempt_id, items)
-        try:
-            waiting.extend(await self._refuse(slot, ruling, refused))
-        except errors.LedgerError as error:
-            _fail((item for item, _ in refused), error)
-        if not admitted:
-            return []
-        outcome = await self._write(slot, ruling, attempt_id, admitted)
-        if outcome.word is Journaled.FENCED:
-            await self._mode.settle_ruling(ruling.epoch)
-            return admitted
-        if outcome.word is Journaled.VOID:
-            return admitted
-        await self._finish(slot, ruling, attempt_id, admitted, outcome)
+        certain, doubtful = _split_refusals(refused, admitted)
+        await self._refuse(slot, ruling, certain, waiting)
+        doubted = [item for item, _ in doubtful]
+        if admitted:
+            outcome = await self._write(slot, ruling, attempt_id, admitted, doubted)
+            if outcome.word is not Journaled.JOURNALED:
+                if outcome.word is Journaled.FENCED:
+                    await self._mode.settle_ruling(ruling.epoch)
+                return [*admitted, *doubted]
+            await self._finish(slot, ruling, attempt_id, admitted, outcome, doubted)
+            if outcome.duplicates:
+                return doubted
+        await self._refuse(slot, ruling, doubtful, waiting)
         return []
 
     async def _admit(
         self, slot: Slot, ruling: Ruling, attempt_id: int, items: list[Item]
     ) -> tuple[list[Item], list[tuple[Item, Decision]]]:
-        """Split a batch into reserved and refused items, loading accounts Redis does not have."""
-        admitted: list[Item] = []
-        refused: list[tuple[Item, Decision]] = []
-        for _ in range(limits.ADMIT_ROUNDS_MAX):
-            try:
+        """Split a batch into reserved and refused items, loading accounts Redis does not have.
+
+        Whatever it raises, what the attempt had reserved is given back.
+        """
+        batch, admitted, refused = items, [], []
+        try:
+            for _ in range(limits.ADMIT_ROUNDS_MAX):
                 decided = await self._admission.admit(ruling, slot, attempt_id, items)
-            except errors.RedisUnavailable as error:
-                _fail(items, error)
-                await self._release(slot, ruling, attempt_id, [*admitted, *items])
-                raise
-            items = [item for item, decision in decided if decision.word is Admitted.UNLOADED]
-            for item, decision in decided:
-                if decision.word is Admitted.ADMITTED:
-                    admitted.append(item)
-                elif decision.word is not Admitted.UNLOADED:
-                    refused.append((item, decision))
-            if not items:
-                return admitted, refused
-            try:
+                items = [item for item, decision in decided if decision.word is Admitted.UNLOADED]
+                for item, decision in decided:
+                    if decision.word is Admitted.ADMITTED:
+                        admitted.append(item)
+                    elif decision.word is not Admitted.UNLOADED:
+                        refused.append((item, decision))
+                if not items:
+                    return admitted, refused
                 await self._load(ruling, items)
-            except (errors.RedisUnavailable, errors.PostgresUnavailable) as error:
-                _fail([*admitted, *items], error)
-                await self._release(slot, ruling, attempt_id, admitted)
-                raise
-        raise errors.InvariantViolation("an account stays unloaded although it was loaded")
+            raise errors.InvariantViolation("an account stays unloaded although it was loaded")
+        except (Fenced, LostData):
+            await self._tell_once(slot, ruling, attempt_id, [(item, RELEASED) for item in batch])
+            raise
+        except Exception as exc:
+            _fail(batch, _answerable(exc))
+            await self._release(slot, ruling, attempt_id, batch)
+            raise
 
     async def _load(self, ruling: Ruling, items: Iterable[Item]) -> None:
         numbers = {item.account.account_no for item in items}
@@ -142,54 +142,70 @@ class Pipeline:
         await self._admission.load(ruling, rows.values())
 
     async def _refuse(
-        self, slot: Slot, ruling: Ruling, refused: list[tuple[Item, Decision]]
-    ) -> list[Item]:
-        """Answer refused items, but first find out whether they were accepted before.
+        self,
+        slot: Slot,
+        ruling: Ruling,
+        refused: list[tuple[Item, Decision]],
+        waiting: list[Item],
+    ) -> None:
+        """Answer refused items, but first find out whether they were accepted before; never raises.
 
-        An acceptance whose process died before telling Redis is told now, so that its credit can
-        be spent. Returns the items that another attempt is still deciding.
+        Where an acceptance's process died before telling Redis, Redis is told now, so that the
+        credit can be spent. Items that another attempt is still deciding go to `waiting`.
         """
-        named = [item for item, _ in refused if item.identities]
-        answered = await self._answer_repetitions(named) if named else set()
-        waiting: list[Item] = []
-        for item, decision in refused:
-            if item not in answered and decision.word is not Admitted.IN_FLIGHT:
-                item.fail(_refusal(item, decision))
-            elif item not in answered:
-                item.look_up_first = True
-                waiting.append(item)
-            elif decision.word is Admitted.IN_FLIGHT:
-                await self._confirm_for_another(slot, ruling, item)
-        return waiting
+        try:
+            found = await self._find(item for item, _ in refused)
+            for item, decision in refused:
+                if decision.word is Admitted.IN_FLIGHT:
+                    await self._confirm_for_another(slot, ruling, item, found)
+                if item.answer_from(found):
+                    continue
+                if decision.word is Admitted.IN_FLIGHT:
+                    item.look_up_first = True
+                    waiting.append(item)
+                else:
+                    item.fail(_refusal(item, decision))
+        except Exception as exc:
+            _fail((item for item, _ in refused if item not in waiting), _answerable(exc))
 
-    async def _confirm_for_another(self, slot: Slot, ruling: Ruling, item: Item) -> None:
+    async def _confirm_for_another(
+        self, slot: Slot, ruling: Ruling, item: Item, found: Mapping[Identity, Transaction]
+    ) -> None:
         """Confirm the attempt that journaled a repeated request; it may have died before that."""
-        if item.future.cancelled() or item.future.exception() is not None:
-            return
-        attempt_id = item.future.result().transaction.attempt_id
-        await self._until_told(slot, ruling, attempt_id, [(item, JOURNALED)])
+        for identity in item.identities:
+            if identity in found:
+                attempt_id = found[identity].attempt_id
+                await self._tell_once(slot, ruling, attempt_id, [(item, JOURNALED)])
 
     async def _write(
-        self, slot: Slot, ruling: Ruling, attempt_id: int, items: list[Item]
+        self,
+        slot: Slot,
+        ruling: Ruling,
+        attempt_id: int,
+        items: list[Item],
+        bystanders: list[Item],
     ) -> JournalOutcome:
         """Journal; past the clients' deadline they learn that the outcome is unknown, and the slot
-        goes on asking until it is known.
+        goes on asking until it is known. Whatever it raises, the reservations are given back.
         """
-        deadline = min(item.deadline for item in items)
-        while True:
-            try:
-                outcome = await self._journal.write(ruling.epoch, attempt_id, items, deadline)
-            except errors.JournalOutcomeUnknown as error:
-                _fail(items, error)
-                slot.owes = errors.PostgresUnavailable()
-                deadline = asyncio.get_running_loop().time() + _OWING_PAUSE_LONGEST_S
-            except errors.InvariantViolation as error:
-                _fail(items, error)
-                await self._release(slot, ruling, attempt_id, items)
-                raise
-            else:
-                slot.owes = None
-                return outcome
+        deadline, unsure = min(item.deadline for item in items), False
+        try:
+            while True:
+                try:
+                    return await self._journal.write(
+                        ruling.epoch, attempt_id, items, deadline, unsure=unsure
+                    )
+                except errors.JournalOutcomeUnknown as error:
+                    _fail(items, error)
+                    _fail(bystanders, errors.PostgresUnavailable())
+                    slot.owes, unsure = errors.PostgresUnavailable(), True
+                    deadline = asyncio.get_running_loop().time() + _OWING_PAUSE_LONGEST_S
+        except Exception as exc:
+            _fail([*items, *bystanders], _answerable(exc))
+            await self._release(slot, ruling, attempt_id, items)
+            raise
+        finally:
+            slot.owes = None
 
     async def _finish(
         self,
@@ -198,6 +214,7 @@ class Pipeline:
         attempt_id: int,
         items: list[Item],
         outcome: JournalOutcome,
+        bystanders: list[Item],
     ) -> None:
         """Answer a journaled batch and tell Redis; credits are told before they are answered."""
         outcomes = [
@@ -211,19 +228,22 @@ class Pipeline:
         ]
         if not any(item.is_credit for item, _ in answers):
             _accept(answers)
-        if outcome.duplicates:
+        try:
             await self._answer_duplicates([items[position] for position in outcome.duplicates])
-        await self._until_told(slot, ruling, attempt_id, outcomes, answers)
+        finally:
+            await self._until_told(slot, ruling, attempt_id, outcomes, answers, bystanders)
         _accept(answers)
 
     async def _answer_duplicates(self, duplicates: list[Item]) -> None:
+        if not duplicates:
+            return
         try:
-            answered = await self._answer_repetitions(duplicates)
-        except errors.PostgresUnavailable as error:
+            found = await self._find(duplicates)
+        except errors.LedgerError as error:
             _fail(duplicates, error)
             return
         for item in duplicates:
-            if item not in answered:
+            if not item.answer_from(found):
                 item.fail(errors.InvariantViolation("a key is taken but its entry is missing"))
 
     async def _release(
@@ -239,25 +259,67 @@ class Pipeline:
         attempt_id: int,
         outcomes: list[tuple[Item, str]],
         answers: Sequence[tuple[Item, Transaction]] = (),
+        bystanders: Sequence[Item] = (),
     ) -> None:
         """Tell Redis what became of an attempt until it knows or its epoch is over.
 
-        `answers` are given meanwhile if Redis does not answer: they are durable already.
+        If Redis does not answer, nobody waits for it: `answers` are given, for they are durable
+        already, and `bystanders` of the batch are refused for now.
         """
         pause = _OWING_PAUSE_S
-        while True:
-            try:
-                await self._admission.confirm(ruling, slot, attempt_id, outcomes)
-            except Fenced:
-                break
-            except errors.RedisUnavailable as error:
-                _accept(answers)
-                slot.owes = error
-                await asyncio.sleep(pause)
-                pause = min(pause * 2, _OWING_PAUSE_LONGEST_S)
-            else:
-                break
-        slot.owes = None
+        try:
+            while True:
+                try:
+                    await self._admission.confirm(ruling, slot, attempt_id, outcomes)
+                except errors.RedisUnavailable as error:
+                    _accept(answers)
+                    _fail(bystanders, error)
+                    slot.owes = error
+                    await asyncio.sleep(pause)
+                    pause = min(pause * 2, _OWING_PAUSE_LONGEST_S)
+                else:
+                    return
+        except Fenced:
+            return
+        finally:
+            slot.owes = None
+
+    async def _tell_once(
+        self, slot: Slot, ruling: Ruling, attempt_id: int, outcomes: list[tuple[Item, str]]
+    ) -> None:
+        """Tell Redis if it listens; for what is told again, or is gone with its epoch, anyway."""
+        with contextlib.suppress(Fenced, errors.RedisUnavailable):
+            await self._admission.confirm(ruling, slot, attempt_id, outcomes)
+
+
+def _split_refusals(
+    refused: list[tuple[Item, Decision]], admitted: list[Item]
+) -> tuple[list[tuple[Item, Decision]], list[tuple[Item, Decision]]]:
+    """Tell refusals that stand from those to look at again when the batch is journaled.
+
+    A repetition of an accepted debit reserves its amount until the journal finds it out, and may
+    be all that another request of the batch is short of.
+    """
+    repeatable = {
+        item.account.account_no for item in admitted if item.identities and not item.is_credit
+    }
+    certain, doubtful = [], []
+    for item, decision in refused:
+        is_short = decision.word is Admitted.INSUFFICIENT_AVAILABLE
+        in_doubt = is_short and item.account.account_no in repeatable
+        if in_doubt or decision.word is Admitted.IN_FLIGHT:
+            doubtful.append((item, decision))
+        else:
+            certain.append((item, decision))
+    return certain, doubtful
+
+
+def _answerable(exc: Exception) -> errors.LedgerError:
+    """Turn what was raised into what a client may be told."""
+    if isinstance(exc, errors.LedgerError):
+        return exc
+    _log.error("a batch failed", exc_info=exc)
+    return errors.InternalError()
 
 
 def _transaction(

@@ -115,7 +115,7 @@ class LedgerService:
     async def pending(self, account_id: str, cursor: str | None, limit: int) -> PendingPage:
         """Read what an account has pending: exact count and sums, and a page of movements."""
         check_customer_account_id(account_id)
-        after = EntryPosition(*decode_cursor(cursor, 2)) if cursor else None
+        after = _position(cursor) if cursor else None
         account = await self._account(account_id)
         page, last = await self._store.pending(account, after, limit)
         if last is None:
@@ -252,3 +252,15 @@ class LedgerService:
         except errors.LedgerError as error:
             return ComponentHealth(ok=False, detail=error.detail), -1
         return ComponentHealth(True, "answers", (time.perf_counter() - started) * 1_000), lag_ms
+
+
+def _position(cursor: str) -> EntryPosition:
+    """Read a cursor as a place in the journal; raises `InvalidCursor`."""
+    position = EntryPosition(*decode_cursor(cursor, 2))
+    in_range = (
+        0 <= position.batch_seq <= limits.BATCH_SEQ_MAX
+        and 0 <= position.item_no <= limits.ITEM_NUMBER_MAX
+    )
+    if not in_range:
+        raise errors.InvalidCursor(pointer="/cursor")
+    return position

@@ -36,7 +36,7 @@ CREATE TABLE ledger_epochs (
 );
 
 -- Processes take a number here when they start; attempt ids are built on it.
-CREATE SEQUENCE process_numbers MAXVALUE 2147483647 NO CYCLE;
+CREATE SEQUENCE process_numbers MAXVALUE 8388607 NO CYCLE;
 
 CREATE TABLE accounts (
     account_no         bigint        GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
@@ -242,9 +242,9 @@ END $$;
 --
 -- Item i (from 0) stands at array position i + 1. Key arrays name (item, scope, name) triples.
 -- outcome   journaled  the items are durable once this commits, except duplicate_items
---           fenced     another epoch rules; nothing was written
+--           fenced     another epoch rules; this attempt wrote nothing and never will
 --           void       the attempt has a tombstone; nothing was written
--- Run again with the same attempt it returns what the first run did.
+-- Run again with the same attempt it returns what the first run did, whoever rules by then.
 CREATE FUNCTION journal_batch_v1(
     p_shard smallint, p_epoch bigint, p_attempt_id bigint,
     p_account_nos bigint[], p_changes_minor bigint[],
@@ -260,7 +260,11 @@ BEGIN
     SELECT s.epoch = p_epoch AND s.mode = 'redis' AND s.postgres_identity = postgres_identity_v1()
       INTO v_rules FROM ledger_shards s WHERE s.shard = p_shard;
     IF v_rules IS NOT TRUE THEN
-        outcome := 'fenced';
+        -- An earlier sending of this attempt may have committed before the switch, which waited for
+        -- it; no copy can any more.
+        SELECT * INTO outcome, accepted_seq, accepted_at, duplicate_items
+          FROM journaled_attempt_v1(p_attempt_id, cardinality(p_account_nos));
+        outcome := coalesce(outcome, 'fenced');
         RETURN;
     END IF;
 

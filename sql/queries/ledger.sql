@@ -80,6 +80,10 @@ SELECT a.account_no, a.account_id, a.currency, a.exponent, a.settled_minor, a.cr
 -- name: pending_page
 -- An account's pending movements after a position, and the exact count and sums of all of them.
 -- Params: $1 account_no bigint, $2 after_batch_seq bigint, $3 after_item_no smallint, $4 limit bigint
+WITH bounds AS MATERIALIZED (
+    SELECT min(batch_seq) AS first_seq, min(created_at) AS first_at
+      FROM journal_batches WHERE status = 'PENDING'
+)
 SELECT p.debit_minor, p.credit_minor, p.entry_count, i.*
   FROM pending_sums_v1($1) AS p
   LEFT JOIN LATERAL (
@@ -87,7 +91,9 @@ SELECT p.debit_minor, p.credit_minor, p.entry_count, i.*
               e.metadata::text, b.status, b.attempt_id, e.created_at AS updated_at
          FROM journal_batches b
          JOIN journal_entries e ON e.account_no = $1 AND e.batch_seq = b.batch_seq AND e.created_at = b.created_at
-        WHERE b.status = 'PENDING' AND b.batch_seq >= $2 AND (e.batch_seq, e.item_no) > ($2, $3)
+        WHERE b.status = 'PENDING' AND (e.batch_seq, e.item_no) > ($2, $3)
+          AND e.batch_seq >= (SELECT greatest(first_seq, $2) FROM bounds)
+          AND e.created_at >= (SELECT first_at FROM bounds)
         ORDER BY e.batch_seq, e.item_no LIMIT $4) AS i ON true
  ORDER BY i.batch_seq, i.item_no
 
