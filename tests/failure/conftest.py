@@ -8,12 +8,20 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import httpx
+import msgspec
 import pytest
 
+from app.bootstrap import Services, open_services
+from app.kit.money import currency_exponent
+from app.ledger.model import AccountRequest
+from app.ledger.pipeline import Pipeline
 from app.settings import Settings
 from tests.conftest import eventually
+from tests.failure.proxy import FaultyProxy, proxied
+from tests.integration.test_transactions import request
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -92,3 +100,55 @@ def processes(settings: Settings, tmp_path: Path) -> Iterator[Processes]:
     processes = Processes(settings, tmp_path)
     yield processes
     processes.end()
+
+
+class Behind(NamedTuple):
+    """The ledger behind two proxies."""
+
+    services: Services
+    redis: FaultyProxy
+    postgres: FaultyProxy
+
+
+@pytest.fixture
+async def behind(settings: Settings) -> AsyncIterator[Behind]:
+    async with (
+        proxied(settings.redis.url) as (redis_url, redis),
+        proxied(settings.postgres.url) as (postgres_url, postgres),
+    ):
+        there = msgspec.structs.replace(
+            settings,
+            redis=msgspec.structs.replace(settings.redis, url=redis_url, timeout_ms=300),
+            postgres=msgspec.structs.replace(settings.postgres, url=postgres_url, timeout_ms=1_000),
+            ledger=msgspec.structs.replace(settings.ledger, deadline_ms=3_000),
+        )
+        async with open_services(there) as services:
+            opening = AccountRequest(
+                account_id="A",
+                currency="USD",
+                exponent=currency_exponent("USD"),
+                opening_minor=1_000,
+            )
+            await services.ledger.open_account(opening)
+            await services.ledger.post_transaction(request("A", "0.50"))
+            await services.ledger.post_transaction(request("A", "0.50", "credit"))
+            yield Behind(services, redis, postgres)
+            redis.resume()
+            postgres.resume()
+
+
+def pipeline_of(services: Services) -> Pipeline:
+    """The part that carries batches, to break its parts one at a time."""
+    pipeline = services.ledger._batcher._carry.__self__  # type: ignore[attr-defined]
+    assert isinstance(pipeline, Pipeline)
+    return pipeline
+
+
+def reservations(redis_client: Any) -> list[str]:
+    """What is in flight on any account of any epoch."""
+    return [
+        field
+        for key in redis_client.keys("subbalance:*:account:*")
+        for field in redis_client.hgetall(key)
+        if field.startswith("f:")
+    ]

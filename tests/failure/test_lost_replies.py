@@ -4,59 +4,23 @@ The outcome of a lost reply is found out before the client is answered, or the c
 """
 
 import asyncio
-from collections.abc import AsyncIterator
-from typing import Any, NamedTuple
+from typing import Any
 
-import msgspec
+import asyncpg
 import pytest
 
 from app import errors
-from app.bootstrap import Services, open_services
+from app.bootstrap import open_services
+from app.infra.embedded import EmbeddedPostgres
 from app.infra.redis import REDIS_ERRORS
-from app.kit.money import currency_exponent
-from app.ledger.model import Acceptance, AccountRequest
+from app.ledger.model import Acceptance
 from app.settings import Settings
 from tests.conftest import eventually
-from tests.failure.proxy import FaultyProxy, proxied
+from tests.failure.conftest import Behind, pipeline_of
 from tests.integration.test_transactions import outcomes, request
 
 # What only a call of this kind carries on the wire.
 ADMIT, CONFIRM, JOURNAL = b"9000000000000000000", b"journaled", b"key:k"
-
-
-class Behind(NamedTuple):
-    """The ledger behind two proxies."""
-
-    services: Services
-    redis: FaultyProxy
-    postgres: FaultyProxy
-
-
-@pytest.fixture
-async def behind(settings: Settings) -> AsyncIterator[Behind]:
-    async with (
-        proxied(settings.redis.url) as (redis_url, redis),
-        proxied(settings.postgres.url) as (postgres_url, postgres),
-    ):
-        there = msgspec.structs.replace(
-            settings,
-            redis=msgspec.structs.replace(settings.redis, url=redis_url, timeout_ms=300),
-            postgres=msgspec.structs.replace(settings.postgres, url=postgres_url, timeout_ms=1_000),
-            ledger=msgspec.structs.replace(settings.ledger, deadline_ms=3_000),
-        )
-        async with open_services(there) as services:
-            opening = AccountRequest(
-                account_id="A",
-                currency="USD",
-                exponent=currency_exponent("USD"),
-                opening_minor=1_000,
-            )
-            await services.ledger.open_account(opening)
-            await services.ledger.post_transaction(request("A", "0.50"))
-            await services.ledger.post_transaction(request("A", "0.50", "credit"))
-            yield Behind(services, redis, postgres)
-            redis.resume()
-            postgres.resume()
 
 
 async def post(behind: Behind, amount: str, direction: str = "debit", **more: Any) -> Acceptance:
@@ -168,3 +132,101 @@ async def test_the_client_of_redis_never_sends_a_script_again_by_itself(behind: 
     with pytest.raises(REDIS_ERRORS):
         await client.incr("probe-key")
     assert behind.redis.lost_count == 1
+
+
+async def test_an_anonymous_request_journaled_before_a_switch_is_not_journaled_again(
+    behind: Behind, database: Any, redis_client: Any, settings: Settings
+) -> None:
+    """Its journal reply is lost and another instance opens an epoch before it is sent again."""
+    behind.postgres.lose_reply_to(b"marked")
+    call = asyncio.create_task(post(behind, "1", idempotency_key=None, reference="marked"))
+    await eventually(lambda: behind.postgres.lost_count == 1)
+    behind.postgres.stall()
+    await eventually(lambda: rows(database))
+    redis_client.flushall()
+    async with open_services(settings):
+        behind.postgres.resume()
+        assert not (await call).replayed
+    assert await rows(database) == 1
+
+
+async def test_an_error_after_an_unanswered_sending_is_no_refusal(
+    behind: Behind, database: Any, redis_client: Any, postgres_server: EmbeddedPostgres
+) -> None:
+    """Taken for one, the reservation of a journaled debit would be given back and spent again."""
+    name = await database.fetchval("SELECT current_database()")
+    admin = await asyncpg.connect(postgres_server.url)
+    behind.postgres.lose_reply_to(JOURNAL)
+    call = asyncio.create_task(post(behind, "10"))
+    await eventually(lambda: behind.postgres.lost_count == 1)
+    behind.postgres.stall()
+    await admin.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS false")
+    await database.execute(
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+        " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+    )
+    behind.postgres.resume()
+    with pytest.raises(errors.OutcomeUnknown):
+        await call
+    await admin.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS true")
+    await admin.close()
+    assert await rows(database) == 1
+
+    async def refused() -> bool:
+        try:
+            await post(behind, "10", idempotency_key="other")
+        except errors.InsufficientAvailable:
+            return True
+        except errors.Unavailable:
+            return False
+        raise AssertionError("the same money was spent twice")
+
+    await eventually(refused, 20)
+
+
+@pytest.mark.parametrize("where", ["redis", "postgres"])
+async def test_a_retry_behind_an_undecided_request_keeps_its_own_deadline(
+    behind: Behind, where: str
+) -> None:
+    getattr(behind, where).stall()
+    with pytest.raises(errors.LedgerError):
+        await post(behind, "4")
+    with pytest.raises(errors.LedgerError) as refused:
+        await asyncio.wait_for(post(behind, "4"), 8)
+    assert refused.value.retryable
+
+
+async def test_the_confirm_of_another_attempt_holds_nobody_up(
+    behind: Behind, database: Any, redis_client: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A dead process's reservation is told by a retry, and Redis stalls at that moment."""
+    await post(behind, "1", "credit", idempotency_key="dead")
+    (key,) = redis_client.keys("subbalance:*:account:A")
+    attempt_id = await database.fetchval("SELECT max(attempt_id) FROM journal_batches")
+    redis_client.hset(key, mapping={"f:0:key:dead": f"{attempt_id} 100", "incoming": "100"})
+    redis_client.hincrby(key, "available", -100)
+    admission = pipeline_of(behind.services)._admission
+    admit = admission.admit
+
+    async def admit_and_stall(*arguments: Any) -> Any:
+        decided = await admit(*arguments)
+        behind.redis.stall()
+        return decided
+
+    monkeypatch.setattr(admission, "admit", admit_and_stall)
+    again = post(behind, "1", "credit", idempotency_key="dead")
+    both = [asyncio.create_task(again), asyncio.create_task(post(behind, "1"))]
+    await asyncio.wait_for(asyncio.gather(*both, return_exceptions=True), 8)
+    assert not both[1].exception()
+    monkeypatch.undo()
+    behind.redis.resume()
+
+    async def told() -> bool:
+        try:
+            await post(behind, "1", "credit", idempotency_key="dead")
+        except errors.Unavailable:
+            return False
+        return redis_client.hget(key, "incoming") == "0"
+
+    await eventually(told)
+    assert redis_client.hget(key, "available") == "1000"

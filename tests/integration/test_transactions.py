@@ -8,6 +8,7 @@ import pytest
 
 from app import errors
 from app.bootstrap import Services, WorkerServices
+from app.kit.cursor import encode_cursor
 from app.kit.money import parse_amount
 from app.ledger.codes import Direction, EntryStatus
 from app.ledger.model import Acceptance, TransactionRequest
@@ -252,6 +253,15 @@ async def test_pending_pages_are_complete_and_counts_exact(
         if cursor is None:
             break
     assert len(seen) == len(set(seen)) == 25
+
+
+@pytest.mark.parametrize("place", [(10**19 - 1, 1), (1, 99_999), (-1, 0), (0, -1)])
+async def test_a_cursor_beyond_the_journal_is_refused(
+    services: Services, open_account: OpenAccount, place: tuple[int, int]
+) -> None:
+    await open_account("A", "10.00")
+    with pytest.raises(errors.InvalidCursor):
+        await services.ledger.pending("A", encode_cursor(*place), 10)
 
 
 async def test_redis_shows_what_postgres_has_before_and_after_settlement(

@@ -41,6 +41,16 @@ async def test_an_attempt_run_again_returns_what_it_did(sql: Sql) -> None:
     assert await sql.count("journal_entries") == 2
 
 
+async def test_an_attempt_journaled_before_a_switch_is_found_again_after_it(sql: Sql) -> None:
+    account = await sql.open_account("A")
+    first = await sql.journal([(account, 5)], attempt=70)
+    await sql.connection.fetchval(
+        "SELECT open_epoch_v1(0::smallint, 0, 'redis', 'r', 'x', 't', 1, 'test')"
+    )
+    assert tuple(await sql.journal([(account, 5)], attempt=70)) == tuple(first)
+    assert (await sql.journal([(account, 5)], attempt=71))["outcome"] == "fenced"
+
+
 async def test_a_tombstone_stops_an_attempt_and_leaves_its_key_free(sql: Sql) -> None:
     account = await sql.open_account("A")
     await sql.connection.execute(
