@@ -36,8 +36,10 @@ VARIANTS = {
 }
 ROUNDS = 3
 SECONDS = 6
-LONELY_SECONDS = 4
-CONNECTIONS = (1, 64, 256)
+LONELY_SECONDS = 2
+CONNECTIONS = (64, 256)
+LONELY_VARIANTS = ("micro-batched", "unbatched, 16 slots")
+LONELY_ROUNDS = 12
 _READY_S = 30
 
 
@@ -82,6 +84,7 @@ def main() -> int:
             "LOG_LEVEL": "warning",
         }
         _run(environment, "app.bootstrap")
+        samples += _lonely(environment, folder, server.url, postgres.url)
         for number in range(1, ROUNDS + 1):
             for variant, settings in VARIANTS.items():
                 with _service({**environment, **settings}, folder) as url:
@@ -93,6 +96,26 @@ def main() -> int:
                         print(_line(sample), flush=True)
     _write(samples)
     return 0
+
+
+def _lonely(
+    environment: dict[str, str], folder: Path, redis_url: str, database_url: str
+) -> list[Sample]:
+    """One connection: both variants are up at once and driven in turns, so they share the noise."""
+    samples: list[Sample] = []
+    with ExitStack() as stack:
+        urls = {
+            variant: stack.enter_context(_service({**environment, **VARIANTS[variant]}, folder))
+            for variant in LONELY_VARIANTS
+        }
+        _open_account(urls[LONELY_VARIANTS[0]])
+        for number in range(1, LONELY_ROUNDS + 1):
+            for variant in LONELY_VARIANTS[:: 1 if number % 2 else -1]:
+                sample = _drive(urls[variant], variant, 1, number)
+                _check(urls[variant], redis_url, database_url, sample)
+                samples.append(sample)
+                print(_line(sample), flush=True)
+    return samples
 
 
 def _drive(url: str, variant: str, connections: int, number: int) -> Sample:
@@ -230,21 +253,22 @@ def _write(samples: list[Sample]) -> None:
         "| connections | variant | accepted/s, each round | median | p50 / p95 / p99 ms | ratio |",
         "|---|---|---|---|---|---|",
     ]
-    for connections in CONNECTIONS:
+    for connections in (1, *CONNECTIONS):
         rates = {
-            variant: statistics.median(_rates(samples, variant, connections))
+            variant: statistics.median(each)
             for variant in VARIANTS
+            if (each := _rates(samples, variant, connections))
         }
         base = max(rate for variant, rate in rates.items() if variant.startswith("unbatched"))
         for variant, rate in rates.items():
-            each = ", ".join(f"{one:,.0f}" for one in _rates(samples, variant, connections))
+            rounds = ", ".join(f"{one:,.0f}" for one in _rates(samples, variant, connections))
             chosen = [s for s in samples if (s.variant, s.connections) == (variant, connections)]
             latency = " / ".join(
                 f"{statistics.median(getattr(s, name) for s in chosen) / 1000:.2f}"
                 for name in ("p50_us", "p95_us", "p99_us")
             )
             lines.append(
-                f"| {connections} | {variant} | {each} | {rate:,.0f} | {latency}"
+                f"| {connections} | {variant} | {rounds} | {rate:,.0f} | {latency}"
                 f" | {rate / base:.2f} |"
             )
     (results / "throughput.md").write_text("\n".join(lines) + "\n")
