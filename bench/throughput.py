@@ -1,7 +1,8 @@
 """Single POSTs on one hot account, with and without micro-batching, interleaved in one run.
 
 `python -m bench.throughput` starts its own durable servers, drives each variant with wrk, checks
-every balance after each run, and writes the raw samples and a table to `bench/results/`.
+every balance after each run, and writes the raw samples and a table to `bench/results/`:
+`lonely` for one connection, `busy` for many.
 """
 
 import asyncio
@@ -39,7 +40,7 @@ SECONDS = 6
 LONELY_SECONDS = 2
 CONNECTIONS = (64, 256)
 LONELY_VARIANTS = ("micro-batched", "unbatched, 16 slots")
-LONELY_ROUNDS = 12
+LONELY_ROUNDS = 16
 _READY_S = 30
 
 
@@ -64,12 +65,19 @@ class Sample(NamedTuple):
         return self.accepted / (self.duration_us / 1_000_000)
 
 
-def main() -> int:
-    """Measure, check, and write the results; 1 when a balance is not exact."""
+def main(arguments: list[str]) -> int:
+    """Measure what is named (`busy`, `lonely`; both by default), check, and write the results.
+
+    Ends with a sentence and 1 when a balance is not exact.
+    """
+    phases = {"lonely": _lonely, "busy": _busy}
+    wanted = arguments or list(phases)
+    if not set(wanted) <= set(phases):
+        print(f"usage: python -m bench.throughput [{'|'.join(phases)}]", file=sys.stderr)
+        return 2
     if shutil.which("wrk") is None:
         print("wrk is needed (Debian: apt-get install wrk)", file=sys.stderr)
         return 2
-    samples: list[Sample] = []
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="sb-bench-")))
         folder.chmod(0o755)
@@ -84,38 +92,46 @@ def main() -> int:
             "LOG_LEVEL": "warning",
         }
         _run(environment, "app.bootstrap")
-        samples += _lonely(environment, folder, server.url, postgres.url)
-        for number in range(1, ROUNDS + 1):
-            for variant, settings in VARIANTS.items():
-                with _service({**environment, **settings}, folder) as url:
-                    _open_account(url)
-                    for connections in CONNECTIONS:
-                        sample = _drive(url, variant, connections, number)
-                        _check(url, server.url, postgres.url, sample)
-                        samples.append(sample)
-                        print(_line(sample), flush=True)
-    _write(samples)
+        for name in wanted:
+            _write(name, list(phases[name](environment, folder)))
     return 0
 
 
-def _lonely(
-    environment: dict[str, str], folder: Path, redis_url: str, database_url: str
-) -> list[Sample]:
-    """One connection: both variants are up at once and driven in turns, so they share the noise."""
-    samples: list[Sample] = []
-    with ExitStack() as stack:
-        urls = {
-            variant: stack.enter_context(_service({**environment, **VARIANTS[variant]}, folder))
-            for variant in LONELY_VARIANTS
-        }
-        _open_account(urls[LONELY_VARIANTS[0]])
-        for number in range(1, LONELY_ROUNDS + 1):
-            for variant in LONELY_VARIANTS[:: 1 if number % 2 else -1]:
-                sample = _drive(urls[variant], variant, 1, number)
-                _check(urls[variant], redis_url, database_url, sample)
-                samples.append(sample)
-                print(_line(sample), flush=True)
-    return samples
+def _busy(environment: dict[str, str], folder: Path) -> Iterator[Sample]:
+    """Many connections: one variant after the other, round by round."""
+    for number in range(1, ROUNDS + 1):
+        for variant, settings in VARIANTS.items():
+            with _service({**environment, **settings}, folder) as url:
+                _open_account(url)
+                for connections in CONNECTIONS:
+                    yield _measured(environment, url, variant, connections, number)
+
+
+def _lonely(environment: dict[str, str], folder: Path) -> Iterator[Sample]:
+    """One connection: both variants are up at once and driven in turns, so they share the noise.
+
+    Each is the first to be started half of the time, for that alone makes a difference here.
+    """
+    for half, order in enumerate((LONELY_VARIANTS, LONELY_VARIANTS[::-1])):
+        with ExitStack() as stack:
+            urls = {
+                variant: stack.enter_context(_service({**environment, **VARIANTS[variant]}, folder))
+                for variant in order
+            }
+            _open_account(urls[order[0]])
+            for number in range(LONELY_ROUNDS // 2):
+                for variant in order[:: 1 if number % 2 else -1]:
+                    round_number = half * LONELY_ROUNDS // 2 + number + 1
+                    yield _measured(environment, urls[variant], variant, 1, round_number)
+
+
+def _measured(
+    environment: dict[str, str], url: str, variant: str, connections: int, number: int
+) -> Sample:
+    sample = _drive(url, variant, connections, number)
+    _check(url, environment["REDIS_URL"], environment["DATABASE_URL"], sample)
+    print(_line(sample), flush=True)
+    return sample
 
 
 def _drive(url: str, variant: str, connections: int, number: int) -> Sample:
@@ -243,17 +259,17 @@ def _line(sample: Sample) -> str:
     )
 
 
-def _write(samples: list[Sample]) -> None:
+def _write(name: str, samples: list[Sample]) -> None:
     """Write the raw samples and the table of medians with ratios to the better unbatched one."""
     results = FOLDER / "results"
     results.mkdir(exist_ok=True)
     raw = [sample._asdict() for sample in samples]
-    (results / "throughput.json").write_text(json.dumps(raw, indent=1) + "\n")
+    (results / f"{name}.json").write_text(json.dumps(raw, indent=1) + "\n")
     lines = [
         "| connections | variant | accepted/s, each round | median | p50 / p95 / p99 ms | ratio |",
         "|---|---|---|---|---|---|",
     ]
-    for connections in (1, *CONNECTIONS):
+    for connections in sorted({sample.connections for sample in samples}):
         rates = {
             variant: statistics.median(each)
             for variant in VARIANTS
@@ -271,7 +287,7 @@ def _write(samples: list[Sample]) -> None:
                 f"| {connections} | {variant} | {rounds} | {rate:,.0f} | {latency}"
                 f" | {rate / base:.2f} |"
             )
-    (results / "throughput.md").write_text("\n".join(lines) + "\n")
+    (results / f"{name}.md").write_text("\n".join(lines) + "\n")
     print("\n".join(lines))
 
 
@@ -280,4 +296,4 @@ def _rates(samples: list[Sample], variant: str, connections: int) -> list[float]
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))
