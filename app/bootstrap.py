@@ -95,7 +95,7 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
             _waited_pool(settings, timeout_ms, settings.postgres.read_connections)
         )
         probes = await stack.enter_async_context(
-            open_redis(settings.redis.url, settings.redis.timeout_ms, _PROBE_CONNECTIONS)
+            open_redis(settings.redis.url, settings.redis.timeout_ms, _PROBE_CONNECTIONS, retries=1)
         )
         store = LedgerStore(reads, timeout_ms)
         yield Services(

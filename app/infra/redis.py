@@ -27,9 +27,12 @@ class RedisIdentity(NamedTuple):
 
 
 @asynccontextmanager
-async def open_redis(url: str, timeout_ms: int, connections: int) -> AsyncIterator["Redis"]:
-    """Make a client with bounded waits and no retries; connects on first use.
+async def open_redis(
+    url: str, timeout_ms: int, connections: int, *, retries: int = 0
+) -> AsyncIterator["Redis"]:
+    """Make a client with bounded waits; connects on first use.
 
+    `retries` is for clients that only read: whoever sends scripts decides about sending again.
     A call waits its turn when all connections are in use, no longer than the time-out.
     """
     pool = BlockingConnectionPool.from_url(
@@ -37,12 +40,12 @@ async def open_redis(url: str, timeout_ms: int, connections: int) -> AsyncIterat
         decode_responses=True,
         socket_timeout=timeout_ms / 1_000,
         socket_connect_timeout=timeout_ms / 1_000,
-        retry=Retry(NoBackoff(), 0),
+        retry=Retry(NoBackoff(), retries),
         max_connections=connections,
         timeout=timeout_ms / 1_000,
         health_check_interval=0,
     )
-    client = Redis(connection_pool=pool, retry=Retry(NoBackoff(), 0))
+    client = Redis(connection_pool=pool)
     try:
         yield client
     finally:

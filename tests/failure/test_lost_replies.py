@@ -127,7 +127,7 @@ async def test_cut_connections_are_not_seen_by_clients(behind: Behind, database:
 
 async def test_the_client_of_redis_never_sends_a_script_again_by_itself(behind: Behind) -> None:
     """A money script sent again behind our back could run eleven times."""
-    client = behind.services.ledger._redis
+    client = behind.services.ledger._mode._redis
     behind.redis.lose_reply_to(b"probe-key", 5)
     with pytest.raises(REDIS_ERRORS):
         await client.incr("probe-key")
@@ -182,6 +182,31 @@ async def test_an_error_after_an_unanswered_sending_is_no_refusal(
         raise AssertionError("the same money was spent twice")
 
     await eventually(refused, 20)
+
+
+async def test_a_statement_refused_after_an_unanswered_sending_is_no_refusal(
+    behind: Behind, database: Any, redis_client: Any
+) -> None:
+    """The second sending fails for a reason of its own; the first one was journaled."""
+    behind.postgres.lose_reply_to(JOURNAL)
+    call = asyncio.create_task(post(behind, "10"))
+    await eventually(lambda: behind.postgres.lost_count == 1)
+    behind.postgres.stall()
+    await database.execute("ALTER FUNCTION journal_batch_v1 RENAME TO journal_batch_away")
+    behind.postgres.resume()
+    with pytest.raises(errors.OutcomeUnknown):
+        await call
+    assert (await redis_hash(redis_client))["available"] == "0"
+    await database.execute("ALTER FUNCTION journal_batch_away RENAME TO journal_batch_v1")
+
+    async def retried() -> Acceptance | None:
+        try:
+            return await post(behind, "10")
+        except (errors.Unavailable, errors.RequestInFlight):
+            return None
+
+    assert (await eventually(retried, 20)).replayed
+    assert await rows(database) == 1
 
 
 @pytest.mark.parametrize("where", ["redis", "postgres"])

@@ -189,6 +189,17 @@ async def test_the_first_load_wins_and_a_vanished_account_is_noticed(scripts: Sc
     assert await scripts.load("A", "100") == ["done", ["vanished"]]
 
 
+async def test_where_one_account_vanished_no_other_is_reserved(scripts: Scripts) -> None:
+    for account in ("A", "B"):
+        await scripts.load(account, "100")
+    await scripts.redis.delete(scripts.account("B"))
+    items = ("1", "a", "-60", "1", "b", "-60")
+    reply = await scripts.numbered("admit", ["A", "B"], "1", LARGEST, *items)
+    assert reply == ["done", ["admitted", "vanished"], ["", ""]]
+    fields = await scripts.fields("A")
+    assert (fields["available"], "f:a" in fields) == ("100", False)
+
+
 async def test_refresh_moves_pending_to_settled_once_and_in_order(scripts: Scripts) -> None:
     await scripts.load("A", "100", pending_debit="30")
     line = ("0", "2", "70", "30", "0")
