@@ -302,6 +302,15 @@ class InvalidSettings(LedgerError):
     """The environment holds a setting that makes no sense."""
 
 
+def codes_by_status() -> dict[int, list[str]]:
+    """List every code a client may meet, by HTTP status, for the API document."""
+    codes: dict[int, list[str]] = {}
+    families = (Rejected, Unavailable, OutcomeUnknown, InvariantViolation)
+    for kind in (kind for family in families for kind in family.__subclasses__()):
+        codes.setdefault(kind.status, []).append(kind.code)
+    return codes
+
+
 def require(condition: bool, message: str) -> None:
     """Raise `InvariantViolation` unless a money invariant holds (never stripped, unlike assert)."""
     if not condition:

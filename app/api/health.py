@@ -3,6 +3,7 @@
 import msgspec
 from litestar import Response, Router, get
 from litestar.datastructures import State
+from litestar.openapi.datastructures import ResponseSpec
 
 from app.infra.http import documented, json_answer
 from app.ledger.model import LedgerHealth
@@ -43,27 +44,37 @@ class DetailedHealth(msgspec.Struct, kw_only=True):
     features: dict[str, bool]
 
 
-@get(["/health", "/api/v1/health"], responses=documented(200, Health, (503,)))
+def _documented(answer: type) -> dict[int, ResponseSpec]:
+    """Describe a health answer, which is the same when not all is well, but with 503."""
+    unwell = ResponseSpec(answer, generate_examples=False, description="No transaction is decided")
+    return documented(200, answer, ()) | {503: unwell}
+
+
+@get(
+    ["/health", "/api/v1/health"],
+    summary="Is everything well?",
+    responses=_documented(Health),
+)
 async def get_health(state: State) -> Response[bytes]:
     """Tell whether everything works; 503 when no transaction can be decided."""
     health = await state.ledger.health()
     return json_answer(_summary(health), 200 if health.ready else 503)
 
 
-@get("/health/live", responses=documented(200, Live, ()))
+@get("/health/live", summary="Does this process answer?", responses=documented(200, Live, ()))
 async def get_live() -> Response[bytes]:
     """Tell that this process answers, whatever else is down."""
     return json_answer(Live())
 
 
-@get("/health/ready", responses=documented(200, Health, (503,)))
+@get("/health/ready", summary="Can it decide?", responses=_documented(Health))
 async def get_ready(state: State) -> Response[bytes]:
     """Tell whether a transaction sent now would be decided."""
     health = await state.ledger.health()
     return json_answer(_summary(health), 200 if health.ready else 503)
 
 
-@get("/health/detailed", responses=documented(200, DetailedHealth, (503,)))
+@get("/health/detailed", summary="Every component", responses=_documented(DetailedHealth))
 async def get_detailed(state: State) -> Response[bytes]:
     """Show every component, the mode and epoch, and how far behind the settler is."""
     health: LedgerHealth = await state.ledger.health()

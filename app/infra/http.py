@@ -13,6 +13,7 @@ from litestar import Request, Response
 from litestar.openapi.datastructures import ResponseSpec
 from litestar.openapi.spec import OpenAPIMediaType, Operation, Parameter, RequestBody, Schema
 
+from app.errors import codes_by_status
 from app.kit.decoding import check_json_type, decode_json
 
 T = TypeVar("T")
@@ -66,11 +67,12 @@ WRITE_PROBLEMS = (400, 404, 405, 409, 413, 415, 422, 500, 503)
 def documented(status: int, answer: type, problems: tuple[int, ...]) -> dict[int, ResponseSpec]:
     """List a route's answers for the API document: the good one and its problems by status."""
     responses = {status: ResponseSpec(answer, generate_examples=False, description="Done")}
+    codes = codes_by_status()
     for number in problems:
         responses[number] = ResponseSpec(
             Problem,
             generate_examples=False,
-            description=HTTPStatus(number).phrase,
+            description=f"{HTTPStatus(number).phrase}. Codes: {', '.join(codes[number])}",
             media_type="application/problem+json",
         )
     return responses

@@ -6,7 +6,7 @@ from uuid import UUID
 
 import msgspec
 from litestar import Response, Router, delete, get, post
-from litestar.datastructures import State
+from litestar.datastructures import ResponseHeader, State
 from litestar.exceptions.http_exceptions import RequestEntityTooLarge
 from litestar.openapi.spec import Parameter as HeaderParameter
 from litestar.openapi.spec import Schema
@@ -58,6 +58,14 @@ _KEY_HEADER = HeaderParameter(
     "ever. A refusal is not remembered: the same key may succeed later.",
 )
 REPLAYED = {"Idempotency-Replayed": "true"}
+_REPLAYED_HEADER = ResponseHeader(
+    name="Idempotency-Replayed",
+    documentation_only=True,
+    description="`true` when an earlier sending of this request was accepted",
+)
+_ETAG_HEADER = ResponseHeader(
+    name="ETag", documentation_only=True, description="Changes with the account's configuration"
+)
 _ACCOUNT_PROBLEMS = (*READ_PROBLEMS, 422)
 AccountIdPath = Annotated[str, PathParameter(description="The account's id")]
 
@@ -99,6 +107,8 @@ def _refusal_members(error: errors.LedgerError, body: bytes) -> dict[str, Any]:
 
 @post(
     TRANSACTION_PATH,
+    summary="Debit or credit an account",
+    response_headers=[_REPLAYED_HEADER],
     operation_class=described_body(TransactionBody, _KEY_HEADER),
     responses=documented(201, TransactionAnswer, WRITE_PROBLEMS),
 )
@@ -122,6 +132,7 @@ async def post_transaction(request: HttpRequest, state: State) -> Response[bytes
 
 @get(
     "/api/v1/balance/{account_id:str}",
+    summary="Read a balance",
     responses=documented(200, BalanceAnswer, _ACCOUNT_PROBLEMS),
 )
 async def get_balance(account_id: AccountIdPath, state: State) -> Response[bytes]:
@@ -131,6 +142,7 @@ async def get_balance(account_id: AccountIdPath, state: State) -> Response[bytes
 
 @get(
     "/api/v1/pending/{account_id:str}",
+    summary="Read what is pending",
     responses=documented(200, PendingAnswer, _ACCOUNT_PROBLEMS),
 )
 async def get_pending(
@@ -149,6 +161,7 @@ async def get_pending(
 
 @get(
     "/api/v1/transactions/{transaction_id:str}",
+    summary="Find a transaction by id",
     responses=documented(200, TransactionView, READ_PROBLEMS),
 )
 async def get_transaction(
@@ -165,6 +178,7 @@ async def get_transaction(
 
 @get(
     "/api/v1/transactions",
+    summary="Find a transaction by key",
     responses=documented(200, TransactionView, READ_PROBLEMS),
 )
 async def find_transaction(
@@ -177,6 +191,8 @@ async def find_transaction(
 
 @post(
     "/api/v1/accounts",
+    summary="Open an account",
+    response_headers=[_REPLAYED_HEADER, _ETAG_HEADER],
     operation_class=described_body(AccountBody),
     responses=documented(201, AccountAnswer, WRITE_PROBLEMS),
 )
@@ -190,6 +206,8 @@ async def post_account(request: HttpRequest, state: State) -> Response[bytes]:
 
 @get(
     "/api/v1/accounts/{account_id:str}",
+    summary="Read an account",
+    response_headers=[_ETAG_HEADER],
     responses=documented(200, AccountAnswer, _ACCOUNT_PROBLEMS),
 )
 async def get_account(account_id: AccountIdPath, state: State) -> Response[bytes]:
@@ -200,6 +218,7 @@ async def get_account(account_id: AccountIdPath, state: State) -> Response[bytes
 
 @post(
     "/test/accounts",
+    summary="Open test accounts",
     operation_class=described_body(AccountsBody),
     request_max_body_size=limits.TEST_BODY_BYTES_MAX,
     responses=documented(201, TestAccountsAnswer, WRITE_PROBLEMS),
@@ -234,6 +253,7 @@ def _checked(account: AccountBody, number: int, default_currency: str) -> Accoun
 
 @delete(
     "/test/cleanup",
+    summary="Empty test accounts",
     status_code=200,
     responses=documented(200, TestCleanupAnswer, (*_ACCOUNT_PROBLEMS, 409)),
 )
