@@ -47,6 +47,11 @@ class Batcher:
         """Requests that are not in a batch yet."""
         return len(self._queue) + self._held_count
 
+    @property
+    def is_running(self) -> bool:
+        """Tell whether every slot is there to take batches."""
+        return not self._stopping and all(not task.done() for task in self._tasks)
+
     def start(self) -> None:
         """Start the slots."""
         self._tasks = [asyncio.create_task(self._run(slot)) for slot in self._slots]

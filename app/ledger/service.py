@@ -216,8 +216,11 @@ class LedgerService:
             detail=f"oldest pending movement is {lag_ms} ms old" if lag_ms >= 0 else "unknown",
         )
         waiting = self._batcher.waiting_count
+        has_room = waiting < self._settings.ledger.queue_items
+        running = self._batcher.is_running
         admission = ComponentHealth(
-            ok=waiting < self._settings.ledger.queue_items, detail=f"{waiting} requests wait"
+            ok=running and has_room,
+            detail=f"{waiting} requests wait" if running else "a slot has ended",
         )
         return LedgerHealth(
             components={
@@ -230,7 +233,7 @@ class LedgerService:
             epoch=self._mode.epoch,
             settler_lag_ms=lag_ms,
             queue_items=waiting,
-            ready=redis.ok and postgres.ok,
+            ready=redis.ok and postgres.ok and running,
             features={"test_mode": self._settings.http.enable_test_mode},
         )
 

@@ -136,6 +136,15 @@ async def test_a_crowd_of_health_checks_refuses_no_money(
     assert all(health.ready for health in await asyncio.gather(*probes))
 
 
+async def test_an_instance_whose_slot_ended_is_not_ready(services: Services) -> None:
+    assert (await services.ledger.health()).ready
+    services.ledger._batcher._tasks[0].cancel()
+    await asyncio.sleep(0)
+    health = await services.ledger.health()
+    assert not health.ready
+    assert not health.components["admission"].ok
+
+
 async def test_a_replica_is_no_error_of_ours(
     services: Services, open_account: OpenAccount, redis_client: Any
 ) -> None:
