@@ -124,6 +124,13 @@ class BodyTooLarge(Rejected):
     status = 413
 
 
+class BodyTimeout(Rejected):
+    """The body did not arrive in time; nothing changed."""
+
+    status = 408
+    retryable = True
+
+
 class UnsupportedMediaType(Rejected):
     """The body must be sent as application/json."""
 

@@ -4,6 +4,8 @@ It stands below the rooms, and so knows Litestar although nothing else of `infra
 routes may not call up into `api`.
 """
 
+import asyncio
+from collections.abc import Awaitable
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any, TypeVar
@@ -13,7 +15,8 @@ from litestar import Request, Response
 from litestar.openapi.datastructures import ResponseSpec
 from litestar.openapi.spec import OpenAPIMediaType, Operation, Parameter, RequestBody, Schema
 
-from app.errors import codes_by_status
+from app import limits
+from app.errors import BodyTimeout, codes_by_status
 from app.kit.decoding import check_json_type, decode_json
 
 T = TypeVar("T")
@@ -25,7 +28,16 @@ HttpRequest = Request[Any, Any, Any]
 async def read_json(request: HttpRequest, decoder: "msgspec.json.Decoder[T]") -> T:
     """Decode a request's body with our own errors instead of the framework's."""
     check_json_type(request.headers.get("content-type", ""))
-    return decode_json(decoder, await request.body())
+    return decode_json(decoder, await read_in_time(request.body()))
+
+
+async def read_in_time(body: Awaitable[bytes]) -> bytes:
+    """Wait for a body; `BodyTimeout` when a client does not send it in time."""
+    try:
+        async with asyncio.timeout(limits.BODY_READ_S):
+            return await body
+    except TimeoutError as exc:
+        raise BodyTimeout from exc
 
 
 def json_answer(
@@ -61,7 +73,7 @@ class Problem(msgspec.Struct, kw_only=True):
 
 
 READ_PROBLEMS = (400, 404, 405, 500, 503)
-WRITE_PROBLEMS = (400, 404, 405, 409, 413, 415, 422, 500, 503)
+WRITE_PROBLEMS = (400, 404, 405, 408, 409, 413, 415, 422, 500, 503)
 
 
 def documented(status: int, answer: type, problems: tuple[int, ...]) -> dict[int, ResponseSpec]:

@@ -21,6 +21,7 @@ from app.infra.http import (
     documented,
     encode,
     json_answer,
+    read_in_time,
     read_json,
 )
 from app.kit.decoding import check_json_type, decode_json, echo, idempotency_key
@@ -83,7 +84,7 @@ async def answer_transaction(
     """
     body = b""
     try:
-        body = await read_body()
+        body = await read_in_time(read_body())
         check_json_type(content_type)
         sent = decode_json(_decode_transaction, body)
         request = sent.to_request(idempotency_key(key_header))

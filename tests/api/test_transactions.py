@@ -6,6 +6,7 @@ from typing import Any
 from uuid import UUID, uuid4
 
 import httpx
+import pytest
 
 from app.bootstrap import WorkerServices
 from tests.conftest import eventually
@@ -275,3 +276,18 @@ async def test_half_of_the_clients_get_the_money_there_is(api_both: httpx.AsyncC
     statuses = [answer.status_code for answer in answers]
     assert (statuses.count(201), statuses.count(422)) == (100, 100)
     assert await available(api_both) == "0.00"
+
+
+async def test_a_body_that_does_not_come_is_not_waited_for_forever(
+    api_both: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.limits.BODY_READ_S", 0.2)
+    url = api_both.base_url
+    reader, writer = await asyncio.open_connection(url.host, url.port)
+    writer.write(
+        b"POST /api/v1/transaction HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+        b"Content-Length: 50\r\n\r\n{"
+    )
+    answer = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 5)
+    assert answer.startswith(b"HTTP/1.1 408")
+    writer.close()
