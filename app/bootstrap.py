@@ -8,29 +8,34 @@ import asyncio
 import logging
 import os
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 import tenacity
 
 from app import errors
 from app.infra.migrations import check_schema, migrate
-from app.infra.postgres import open_pool
+from app.infra.postgres import listen_always, open_pool
 from app.infra.redis import open_redis
+from app.infra.resilience import Breaker
 from app.infra.scripts import LuaScripts
 from app.kit.ids import AttemptNumbers
 from app.kit.money import currency_exponent, minor_units, parse_amount
 from app.ledger.admission import Admission
 from app.ledger.batcher import Batcher
+from app.ledger.health import HealthCheck
 from app.ledger.journal import Journal
 from app.ledger.mode import ModeKeeper
 from app.ledger.model import AccountRequest
 from app.ledger.pipeline import Pipeline
+from app.ledger.recovery import Recovery
 from app.ledger.service import LedgerService
 from app.ledger.settler import Settler
 from app.ledger.store import LedgerStore, draw_process_number
+from app.ledger.sweeper import Sweeper
+from app.ledger.watch import ModeWatch
 from app.settings import Settings, load_settings
 
 if TYPE_CHECKING:
@@ -39,6 +44,7 @@ if TYPE_CHECKING:
     from app.infra.postgres import Pool
 
 DEMO_ACCOUNTS = {"ACC001": "1000000", "ACC002": "500000", "ACC003": "2000000"}
+EPOCH_CHANNEL = "ledger_epoch"
 _STARTUP_WAIT_S = 15
 _PROBE_CONNECTIONS = 2
 _SETTLER_TIMEOUT_MS = 60_000
@@ -57,6 +63,8 @@ class WorkerServices(msgspec.Struct, frozen=True):
 
     settings: Settings
     settler: Settler
+    recovery: Recovery
+    sweeper: Sweeper
     pool: "Pool"
 
 
@@ -64,15 +72,17 @@ class _Parts(NamedTuple):
     pool: "Pool"
     redis: "Redis"
     scripts: LuaScripts
+    breaker: Breaker
     mode: ModeKeeper
     admission: Admission
 
 
 @asynccontextmanager
 async def open_services(settings: Settings) -> AsyncIterator[Services]:
-    """Open everything the API needs, with an epoch open for the Redis that is there.
+    """Open everything the API needs, with an epoch open: Redis decides if it is there.
 
-    Raises `UnusableRedis`, `UnusableDatabase`, `RedisUnavailable` or `PostgresUnavailable`.
+    Raises `UnusableDatabase` or `PostgresUnavailable`, and `RedisUnavailable` where PostgreSQL may
+    not decide instead.
     """
     async with AsyncExitStack() as stack:
         slots, timeout_ms = settings.ledger.slots, settings.postgres.timeout_ms
@@ -98,9 +108,16 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
             open_redis(settings.redis.url, settings.redis.timeout_ms, _PROBE_CONNECTIONS, retries=1)
         )
         store = LedgerStore(reads, timeout_ms)
-        yield Services(
-            settings, LedgerService(settings, store, batcher, parts.mode, attempts, probes)
+        watch = ModeWatch(parts.mode, probes, parts.breaker, settings.reliability)
+        await stack.enter_async_context(
+            _background(
+                watch.learn_always(),
+                watch.ask_redis_always(),
+                listen_always(settings.direct_postgres_url, EPOCH_CHANNEL, watch.wake, timeout_ms),
+            )
         )
+        health = HealthCheck(settings, store, batcher, parts.mode, parts.breaker, probes)
+        yield Services(settings, LedgerService(settings, store, batcher, health, attempts))
 
 
 @asynccontextmanager
@@ -108,8 +125,30 @@ async def open_worker_services(settings: Settings) -> AsyncIterator[WorkerServic
     """Open what the worker needs; it opens no epoch."""
     async with AsyncExitStack() as stack:
         parts = await _open_parts(stack, settings, _SETTLER_TIMEOUT_MS, connections=4)
-        settler = Settler(parts.pool, parts.mode, parts.admission)
-        yield WorkerServices(settings, settler, parts.pool)
+        rules = settings.reliability
+        store = LedgerStore(parts.pool, settings.postgres.timeout_ms)
+        probes = await stack.enter_async_context(
+            open_redis(settings.redis.url, rules.health_timeout_ms, _PROBE_CONNECTIONS)
+        )
+        yield WorkerServices(
+            settings,
+            Settler(parts.pool, parts.mode, parts.admission),
+            Recovery(parts.mode, probes, store, rules),
+            Sweeper(parts.mode, probes),
+            parts.pool,
+        )
+
+
+@asynccontextmanager
+async def _background(*loops: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
+    """Run loops beside the service; they are cancelled when it closes."""
+    tasks = [asyncio.create_task(loop) for loop in loops]
+    try:
+        yield
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def prepare_database(settings: Settings, *, demo: bool) -> None:
@@ -146,8 +185,12 @@ async def _open_parts(
     redis = await stack.enter_async_context(
         open_redis(settings.redis.url, settings.redis.timeout_ms, redis_connections)
     )
-    scripts = LuaScripts(redis)
-    return _Parts(pool, redis, scripts, ModeKeeper(pool, redis, scripts), Admission(scripts))
+    scripts, rules = LuaScripts(redis), settings.reliability
+    breaker = Breaker(
+        rules.breaker_failures, rules.breaker_timeout_ms / 1_000, enabled=rules.circuit_breaker
+    )
+    mode = ModeKeeper(pool, redis, scripts, breaker, may_fall_back=rules.redis_fallback)
+    return _Parts(pool, redis, scripts, breaker, mode, Admission(scripts, breaker))
 
 
 @asynccontextmanager

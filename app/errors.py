@@ -277,6 +277,16 @@ class RedisUnavailable(Unavailable):
     """Redis does not answer or is fenced off; nothing changed."""
 
 
+class LedgerClosed(Unavailable):
+    """An operator has made the ledger read-only for now; nothing changed."""
+
+    retry_after_s = 30
+
+
+class Starting(Unavailable):
+    """This instance is starting; it waits for PostgreSQL."""
+
+
 class PostgresUnavailable(Unavailable):
     """PostgreSQL does not answer; nothing changed."""
 

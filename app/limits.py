@@ -42,6 +42,17 @@ SETTLE_CHUNKS_MAX: Final = 10_000
 REFRESH_ACCOUNTS_MAX: Final = 500
 PARTITION_MONTHS_AHEAD: Final = 3
 
+# Reliability.
+IDLE_TRANSACTION_MS: Final = 2_000
+SWEEP_KEYS_MAX: Final = 500
+REAP_ATTEMPTS_MAX: Final = 200
+EPOCHS_REMEMBERED: Final = 64
+VERIFY_ACCOUNTS_MAX: Final = 200
+VERIFY_SETTLEMENTS_MAX: Final = 20
+VERIFY_MISMATCHES_MAX: Final = 100
+VERIFY_ON_DEMAND_S: Final = 20.0
+VERIFY_KEPT: Final = 1_000
+
 # One process numbers its attempts below 2^40, enough for 34 years at a thousand a second; the
 # process number fills the bits above, enough for eight million starts.
 ATTEMPTS_PER_PROCESS_MAX: Final = 2**40

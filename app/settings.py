@@ -45,6 +45,7 @@ class Postgres(msgspec.Struct, frozen=True, kw_only=True):
     timeout_ms: int = 5_000  # SUBBALANCE_POSTGRES_TIMEOUT_MS: one statement
     read_connections: int = 6  # SUBBALANCE_READ_CONNECTIONS: for reads, beside two a slot
     transaction_pooler: bool = False  # SUBBALANCE_TRANSACTION_POOLER: behind PgBouncer
+    direct_url: str = ""  # SUBBALANCE_DIRECT_DATABASE_URL: past the pooler, for LISTEN and leaders
 
 
 class Ledger(msgspec.Struct, frozen=True, kw_only=True):
@@ -58,6 +59,25 @@ class Ledger(msgspec.Struct, frozen=True, kw_only=True):
     default_currency: str = "USD"  # DEFAULT_CURRENCY: ISO 4217
 
 
+class Reliability(msgspec.Struct, frozen=True, kw_only=True):
+    """What happens when a part fails, and how leaks and divergence are found."""
+
+    redis_fallback: bool = True  # ENABLE_REDIS_FALLBACK: PostgreSQL decides when Redis is gone
+    circuit_breaker: bool = True  # ENABLE_CIRCUIT_BREAKER
+    consistency_check: bool = True  # ENABLE_DATA_CONSISTENCY_CHECK
+    auto_recovery: bool = True  # ENABLE_AUTO_RECOVERY: back to Redis, new epoch on divergence
+    breaker_failures: int = 3  # SUBBALANCE_BREAKER_FAILURES: in a row
+    breaker_timeout_ms: int = 30_000  # SUBBALANCE_BREAKER_TIMEOUT: open before one call is tried
+    health_interval_ms: int = 5_000  # SUBBALANCE_HEALTH_INTERVAL: Redis is asked while it decides
+    health_timeout_ms: int = 2_000  # SUBBALANCE_HEALTH_TIMEOUT: one such question
+    probe_interval_ms: int = 500  # SUBBALANCE_PROBE_INTERVAL: Redis is asked while it is gone
+    probes: int = 3  # SUBBALANCE_PROBES: good answers in a row before Redis decides again
+    stable_after_ms: int = 60_000  # SUBBALANCE_STABLE_AFTER: a shorter epoch lengthens the wait
+    recovery_wait_max_ms: int = 300_000  # SUBBALANCE_RECOVERY_WAIT_MAX: longest such wait
+    reap_age_ms: int = 10_000  # SUBBALANCE_REAP_AGE: a reservation may be in flight this long
+    consistency_interval_ms: int = 30_000  # SUBBALANCE_CONSISTENCY_INTERVAL
+
+
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """Everything an operator may choose."""
 
@@ -65,7 +85,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     redis: Redis = Redis()
     postgres: Postgres = Postgres()
     ledger: Ledger = Ledger()
+    reliability: Reliability = Reliability()
     log_level: str = "info"  # LOG_LEVEL
+
+    @property
+    def direct_postgres_url(self) -> str:
+        """Where sessions that outlive a SQL transaction are opened."""
+        return self.postgres.direct_url or self.postgres.url
 
 
 def load_settings(environ: Mapping[str, str]) -> Settings:
@@ -91,8 +117,10 @@ def load_settings(environ: Mapping[str, str]) -> Settings:
             ),
             read_connections=reader.integer("SUBBALANCE_READ_CONNECTIONS", 6, 1, 100),
             transaction_pooler=reader.flag("SUBBALANCE_TRANSACTION_POOLER", False),
+            direct_url=reader.text("SUBBALANCE_DIRECT_DATABASE_URL", ""),
         ),
         ledger=_ledger(reader),
+        reliability=_reliability(reader),
         log_level=reader.choice("LOG_LEVEL", "info", ("debug", "info", "warning", "error")),
     )
     reader.refuse_unknown()
@@ -114,6 +142,40 @@ def _ledger(reader: "_Reader") -> Ledger:
             "SETTLEMENT_INTERVAL", ledger.settlement_interval_ms
         ),
         default_currency=reader.currency("DEFAULT_CURRENCY", ledger.default_currency),
+    )
+
+
+def _reliability(reader: "_Reader") -> Reliability:
+    default = Reliability()
+    return Reliability(
+        redis_fallback=reader.flag("ENABLE_REDIS_FALLBACK", default.redis_fallback),
+        circuit_breaker=reader.flag("ENABLE_CIRCUIT_BREAKER", default.circuit_breaker),
+        consistency_check=reader.flag("ENABLE_DATA_CONSISTENCY_CHECK", default.consistency_check),
+        auto_recovery=reader.flag("ENABLE_AUTO_RECOVERY", default.auto_recovery),
+        breaker_failures=reader.integer(
+            "SUBBALANCE_BREAKER_FAILURES", default.breaker_failures, 1, 1_000
+        ),
+        breaker_timeout_ms=reader.duration_ms(
+            "SUBBALANCE_BREAKER_TIMEOUT", default.breaker_timeout_ms
+        ),
+        health_interval_ms=reader.duration_ms(
+            "SUBBALANCE_HEALTH_INTERVAL", default.health_interval_ms
+        ),
+        health_timeout_ms=reader.duration_ms(
+            "SUBBALANCE_HEALTH_TIMEOUT", default.health_timeout_ms
+        ),
+        probe_interval_ms=reader.duration_ms(
+            "SUBBALANCE_PROBE_INTERVAL", default.probe_interval_ms
+        ),
+        probes=reader.integer("SUBBALANCE_PROBES", default.probes, 1, 1_000),
+        stable_after_ms=reader.duration_ms("SUBBALANCE_STABLE_AFTER", default.stable_after_ms),
+        recovery_wait_max_ms=reader.duration_ms(
+            "SUBBALANCE_RECOVERY_WAIT_MAX", default.recovery_wait_max_ms
+        ),
+        reap_age_ms=reader.duration_ms("SUBBALANCE_REAP_AGE", default.reap_age_ms),
+        consistency_interval_ms=reader.duration_ms(
+            "SUBBALANCE_CONSISTENCY_INTERVAL", default.consistency_interval_ms
+        ),
     )
 
 

@@ -1,7 +1,8 @@
 -- admit: reserve the amounts of one micro-batch, each at most once.
 --
 -- KEYS[1]  epoch      hash    subbalance:{s}:epoch:<n>: identity, slot:<slot>, loaded:<account key>
--- KEYS[2+] accounts   hashes  subbalance:{s}:<n>:account:<id>: available, incoming, pending_debit, f:<name>
+-- KEYS[2]  flight     hash    subbalance:{s}:<n>:flight: for each attempt the keys it holds something on
+-- KEYS[3+] accounts   hashes  subbalance:{s}:<n>:account:<id>: available, incoming, pending_debit, f:<name>
 -- ARGV[1]  identity     text  "<run_id> <master_replid> <token>" of the epoch
 -- ARGV[2]  slot         text  the caller's batch slot
 -- ARGV[3]  number       int   the slot's number of this sending; each must be newer than the last
@@ -21,7 +22,7 @@
 -- include: fence
 -- include: amounts
 
-local epoch_key = KEYS[1]
+local epoch_key, flight_key = KEYS[1], KEYS[2]
 local identity, slot, number, attempt = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 local balance_max = parse(ARGV[5])
 
@@ -59,7 +60,7 @@ local function decide(account, name, change_text, holder)
   return answer('admitted')
 end
 
-for k = 2, #KEYS do
+for k = 3, #KEYS do
   local key, count = KEYS[k], tonumber(ARGV[cursor])
   local wanted = {'available', 'incoming', 'pending_debit'}
   for i = 1, count do wanted[3 + i] = 'f:' .. ARGV[cursor + 2 * i - 1] end
@@ -82,7 +83,11 @@ end
 -- A Redis that lost an account is not to be used in this epoch any more, for no account.
 if lost then return {'done', words, availables} end
 
+local held = {redis.call('HGET', flight_key, attempt) or nil}
+for key in pairs(writes) do held[#held + 1] = key end
+
 -- Everything is decided; nothing may fail from here.
+if #held > 0 then redis.call('HSET', flight_key, attempt, table.concat(held, ' ')) end
 for key, account in pairs(writes) do
   redis.call('HSET', key, 'available', format(account.available), 'incoming', format(account.incoming),
              'pending_debit', format(account.pending_debit), unpack(account.fields))

@@ -1,12 +1,14 @@
 -- confirm: tell Redis what became of an attempt's reservations.
 --
 -- KEYS[1]  epoch      hash    subbalance:{s}:epoch:<n>: identity, slot:<slot>
--- KEYS[2+] accounts   hashes  subbalance:{s}:<n>:account:<id>: available, incoming, pending_*, f:<name>
+-- KEYS[2]  flight     hash    subbalance:{s}:<n>:flight: for each attempt the keys it holds something on
+-- KEYS[3+] accounts   hashes  subbalance:{s}:<n>:account:<id>: available, incoming, pending_*, f:<name>
 -- ARGV[1]  identity  text  "<run_id> <master_replid> <token>" of the epoch
 -- ARGV[2]  slot      text  the caller's batch slot
 -- ARGV[3]  number    int   the slot's number of this sending; each must be newer than the last
 -- ARGV[4]  attempt   int   the attempt whose reservations these are; another attempt's stay untouched
--- ARGV[5+] items     for each account in KEYS order: a count, then as many (name, outcome);
+-- ARGV[5]  extent    text  whole: these are all its reservations, it is in flight no more; or part
+-- ARGV[6+] items     for each account in KEYS order: a count, then as many (name, outcome);
 --                    outcome journaled: the credit becomes spendable, the debit stays taken
 --                    outcome released: the credit is forgotten, the debit is given back
 -- Returns one call word
@@ -16,17 +18,12 @@
 -- include: fence
 -- include: amounts
 
-local epoch_key = KEYS[1]
-local identity, slot, number, attempt = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
+local epoch_key, flight_key = KEYS[1], KEYS[2]
+local identity, slot, number, attempt, extent = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
 
 local refused = refusal(epoch_key, identity, slot, number)
 if refused then return refused end
 
--- Where memory is full Redis refuses a script whose first write needs memory, so this one comes first:
--- it removes nothing and needs none. A confirm must get through, for it makes room.
-redis.call('HDEL', epoch_key, 'memory')
-
--- Nothing is refused from here; an item whose reservation is not this attempt's is passed over.
 local function apply(account, change, outcome)
   local is_debit = change[1] < 0
   if not is_debit then account.incoming = add(account.incoming, negate(change)) end
@@ -39,8 +36,13 @@ local function apply(account, change, outcome)
   end
 end
 
-local cursor = 5
-for k = 2, #KEYS do
+-- Nothing is refused from here; an item whose reservation is not this attempt's is passed over.
+-- Where memory is full Redis refuses a script whose first write needs memory, so this one, which
+-- needs none, comes first. A confirm must get through, for it makes room.
+redis.call('HDEL', flight_key, extent == 'whole' and attempt or '')
+
+local cursor = 6
+for k = 3, #KEYS do
   local key, count = KEYS[k], tonumber(ARGV[cursor])
   local wanted = {'available', 'incoming', 'pending_debit', 'pending_credit'}
   for i = 1, count do wanted[4 + i] = 'f:' .. ARGV[cursor + 2 * i - 1] end

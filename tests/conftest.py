@@ -26,7 +26,7 @@ from app.infra.migrations import migrate
 from app.kit.money import currency_exponent, minor_units, parse_amount
 from app.ledger.model import AccountRequest
 from app.main import create_app
-from app.settings import Http, Ledger, Postgres, Redis, Settings
+from app.settings import Http, Ledger, Postgres, Redis, Reliability, Settings
 
 _TEMPLATE = "template_subbalance"
 _database_numbers = itertools.count(1)
@@ -93,13 +93,18 @@ def redis_url(redis_server: EmbeddedRedis) -> str:
 
 
 @pytest.fixture
-def settings(database_url: str, redis_url: str) -> Settings:
-    """Settings of a service on the private servers, test routes on."""
+def settings(database_url: str, redis_url: str, request: pytest.FixtureRequest) -> Settings:
+    """Settings of a service on the private servers, test routes on.
+
+    `@pytest.mark.reliability(...)` changes what happens when a part fails.
+    """
+    marker = request.node.get_closest_marker("reliability")
     return Settings(
         http=Http(port=0, enable_test_mode=True),
         redis=Redis(url=redis_url),
         postgres=Postgres(url=database_url),
         ledger=Ledger(settlement_interval_ms=100),
+        reliability=Reliability(**(marker.kwargs if marker else {})),
     )
 
 

@@ -6,7 +6,9 @@ from litestar.datastructures import State
 from litestar.openapi.datastructures import ResponseSpec
 
 from app.infra.http import documented, json_answer
-from app.ledger.model import LedgerHealth
+from app.ledger.codes import Mode
+from app.ledger.model import Consistency, Controls, LedgerHealth
+from app.ledger.schemas import instant
 
 
 class Health(msgspec.Struct, kw_only=True):
@@ -31,6 +33,27 @@ class ComponentAnswer(msgspec.Struct, kw_only=True):
     latency_ms: float
 
 
+class ControlsAnswer(msgspec.Struct, kw_only=True):
+    """What operators have set, and the last thing one did."""
+
+    forced_mode: str | None
+    closed: bool
+    last_action: str | None
+    last_actor: str | None
+    last_action_at: str | None
+
+
+class ConsistencyAnswer(msgspec.Struct, kw_only=True):
+    """The latest consistency check that ran in the background."""
+
+    ok: bool
+    complete: bool
+    mismatch_count: int
+    duration_ms: float
+    verified_at: str
+    compared: dict[str, int]
+
+
 class DetailedHealth(msgspec.Struct, kw_only=True):
     """Everything an operator asks first."""
 
@@ -42,6 +65,8 @@ class DetailedHealth(msgspec.Struct, kw_only=True):
     queue_items: int
     components: dict[str, ComponentAnswer]
     features: dict[str, bool]
+    controls: ControlsAnswer | None
+    consistency: ConsistencyAnswer | None
 
 
 def _documented(answer: type) -> dict[int, ResponseSpec]:
@@ -92,8 +117,37 @@ async def get_detailed(state: State) -> Response[bytes]:
             for name, part in health.components.items()
         },
         features=health.features,
+        controls=_controls(health.controls),
+        consistency=_consistency(health.consistency),
     )
     return json_answer(answer, 200 if health.ready else 503)
+
+
+def _controls(controls: Controls | None) -> ControlsAnswer | None:
+    if controls is None:
+        return None
+    return ControlsAnswer(
+        forced_mode=controls.forced_mode,
+        closed=controls.closed,
+        last_action=controls.last_action,
+        last_actor=controls.last_actor,
+        last_action_at=None
+        if controls.last_action_at is None
+        else instant(controls.last_action_at),
+    )
+
+
+def _consistency(check: Consistency | None) -> ConsistencyAnswer | None:
+    if check is None:
+        return None
+    return ConsistencyAnswer(
+        ok=check.ok,
+        complete=check.complete,
+        mismatch_count=check.mismatch_count,
+        duration_ms=round(check.duration_ms, 3),
+        verified_at=instant(check.verified_at),
+        compared=check.compared,
+    )
 
 
 def _summary(health: LedgerHealth) -> Health:
@@ -103,7 +157,9 @@ def _summary(health: LedgerHealth) -> Health:
 def _word(health: LedgerHealth) -> str:
     if not health.ready:
         return "unavailable"
-    return "healthy" if all(part.ok for part in health.components.values()) else "degraded"
+    is_consistent = health.consistency is None or health.consistency.ok
+    is_whole = all(part.ok for part in health.components.values())
+    return "healthy" if is_whole and is_consistent and health.mode == Mode.REDIS else "degraded"
 
 
 health_router = Router(

@@ -11,9 +11,10 @@ from redis.exceptions import RedisError
 
 from app import errors, limits
 from app.infra.redis import REDIS_ERRORS
-from app.ledger.codes import Admitted, Loaded, Refreshed, Script
+from app.infra.resilience import Breaker, BreakerOpen
+from app.ledger.codes import Admitted, Inspected, Loaded, Refreshed, Script
 from app.ledger.item import Item
-from app.ledger.keys import account_key, epoch_key
+from app.ledger.keys import account_key, epoch_key, flight_key
 from app.ledger.mode import Ruling
 from app.ledger.store import SHARD
 
@@ -68,9 +69,10 @@ class Slot:
 class Admission:
     """The script calls of one shard."""
 
-    def __init__(self, scripts: "LuaScripts") -> None:
+    def __init__(self, scripts: "LuaScripts", breaker: Breaker) -> None:
         """Use scripts that are bound to a client without retries."""
         self._scripts = scripts
+        self._breaker = breaker
 
     async def _send(
         self, name: str, keys: list[str], arguments: list[str], slot: Slot | None = None
@@ -85,7 +87,11 @@ class Admission:
             if slot is not None:
                 numbered = [arguments[0], slot.name, slot.next_number(), *arguments[1:]]
             try:
-                return await self._scripts.call(name, keys, numbered)
+                with self._breaker.guard():
+                    return await self._scripts.call(name, keys, numbered)
+            except BreakerOpen as exc:
+                failure = failure or exc
+                break
             except REDIS_ERRORS as exc:
                 failure = exc
         kind = "refuses" if isinstance(failure, RedisError) else "does not answer"
@@ -99,8 +105,8 @@ class Admission:
         Raises `Fenced`, `LostData`, or `RedisUnavailable` with the outcome unknown.
         """
         groups = _grouped(items)
-        keys, arguments = [epoch_key(SHARD, ruling.epoch)], [ruling.text]
-        arguments += [str(attempt_id), str(limits.BALANCE_MINOR_MAX)]
+        keys = [epoch_key(SHARD, ruling.epoch), flight_key(SHARD, ruling.epoch)]
+        arguments = [ruling.text, str(attempt_id), str(limits.BALANCE_MINOR_MAX)]
         for account_id, members in groups.items():
             keys.append(account_key(SHARD, ruling.epoch, account_id))
             arguments.append(str(len(members)))
@@ -123,17 +129,33 @@ class Admission:
         slot: Slot,
         attempt_id: int,
         outcomes: Iterable[tuple[Item, str]],
+        *,
+        whole: bool = True,
     ) -> None:
         """Say what became of an attempt's reservations; harmless to repeat.
 
-        Raises `Fenced` when the reservations are gone anyway, or `RedisUnavailable`.
+        `whole` says that these are all it has. Raises `Fenced` when the reservations are gone
+        anyway, or `RedisUnavailable`.
         """
+        named = [(item.account.account_id, item.name, outcome) for item, outcome in outcomes]
+        if named:
+            await self.confirm_named(ruling, slot, attempt_id, named, whole=whole)
+
+    async def confirm_named(
+        self,
+        ruling: Ruling,
+        slot: Slot,
+        attempt_id: int,
+        outcomes: Iterable[tuple[str, str, str]],
+        *,
+        whole: bool,
+    ) -> None:
+        """Confirm by account id, reservation name and outcome; see `confirm`."""
         groups: dict[str, list[str]] = {}
-        for item, outcome in outcomes:
-            groups.setdefault(item.account.account_id, []).extend((item.name, outcome))
-        if not groups:
-            return
-        keys, arguments = [epoch_key(SHARD, ruling.epoch)], [ruling.text, str(attempt_id)]
+        for account_id, name, outcome in outcomes:
+            groups.setdefault(account_id, []).extend((name, outcome))
+        keys = [epoch_key(SHARD, ruling.epoch), flight_key(SHARD, ruling.epoch)]
+        arguments = [ruling.text, str(attempt_id), "whole" if whole else "part"]
         for account_id, pairs in groups.items():
             keys.append(account_key(SHARD, ruling.epoch, account_id))
             arguments += [str(len(pairs) // 2), *pairs]
@@ -150,6 +172,19 @@ class Admission:
         _check(call_word)
         if Loaded.VANISHED in words:
             raise LostData
+
+    async def inspect(
+        self, ruling: Ruling, account_ids: Sequence[str]
+    ) -> dict[str, tuple[Inspected, dict[str, str]]]:
+        """Read accounts as they are at one instant: whether each is there, and its fields."""
+        keys = [epoch_key(SHARD, ruling.epoch)]
+        keys += [account_key(SHARD, ruling.epoch, account_id) for account_id in account_ids]
+        call_word, words, found = await self._send("inspect", keys, [ruling.text])
+        _check(call_word)
+        return {
+            account_id: (Inspected(word), dict(zip(fields[::2], fields[1::2], strict=True)))
+            for account_id, word, fields in zip(account_ids, words, found, strict=True)
+        }
 
     async def refresh(
         self, ruling: Ruling, lines: Sequence[SettledLine]

@@ -18,10 +18,11 @@ class EntryStatus(StrEnum):
 
 
 class Mode(StrEnum):
-    """Who decides."""
+    """Who decides; closed means nobody, because an operator said so."""
 
     REDIS = "redis"
     POSTGRES = "postgres"
+    CLOSED = "closed"
 
 
 class Admitted(StrEnum):
@@ -33,6 +34,16 @@ class Admitted(StrEnum):
     BALANCE_LIMIT_EXCEEDED = "balance_limit_exceeded"
     UNLOADED = "unloaded"
     VANISHED = "vanished"
+
+
+class Decided(StrEnum):
+    """What the decision in PostgreSQL says of one item."""
+
+    ADMITTED = "admitted"
+    DUPLICATE = "duplicate"
+    INSUFFICIENT_AVAILABLE = "insufficient_available"
+    BALANCE_LIMIT_EXCEEDED = "balance_limit_exceeded"
+    UNDECIDED = "undecided"
 
 
 class Script(StrEnum):
@@ -48,6 +59,14 @@ class Loaded(StrEnum):
 
     LOADED = "loaded"
     PRESENT = "present"
+    VANISHED = "vanished"
+
+
+class Inspected(StrEnum):
+    """What an inspection says of one account."""
+
+    PRESENT = "present"
+    UNLOADED = "unloaded"
     VANISHED = "vanished"
 
 

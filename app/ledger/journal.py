@@ -1,18 +1,21 @@
-"""The journal: makes one admitted micro-batch durable in one round trip and one commit.
+"""The journal: makes one micro-batch durable in one round trip and one commit, admitted by Redis
+before or decided in the same call.
 
 An unknown outcome is resolved by running the same attempt again: it finds its rows or inserts them.
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import asyncpg
 
-from app import errors
+from app import errors, limits
 from app.infra.postgres import POSTGRES_ERRORS
-from app.ledger.codes import Journaled
+from app.ledger.admission import Slot
+from app.ledger.answers import fail
+from app.ledger.codes import Decided, Journaled
 from app.ledger.item import Item
 from app.ledger.store import QUERIES, SHARD, encode_json
 
@@ -21,6 +24,7 @@ if TYPE_CHECKING:
 
 _PAUSE_FIRST_S = 0.02
 _PAUSE_LONGEST_S = 1.0
+T = TypeVar("T")
 
 
 class JournalOutcome(NamedTuple):
@@ -30,6 +34,16 @@ class JournalOutcome(NamedTuple):
     batch_seq: int
     accepted_at: datetime | None
     duplicates: frozenset[int]
+
+
+class DecidedOutcome(NamedTuple):
+    """What became of an attempt that PostgreSQL decided, with a word and a figure for each item."""
+
+    word: Journaled
+    batch_seq: int
+    accepted_at: datetime | None
+    words: Sequence[Decided]
+    availables: Sequence[int | None]
 
 
 class Journal:
@@ -49,7 +63,44 @@ class Journal:
         *,
         unsure: bool = False,
     ) -> JournalOutcome:
-        """Journal an attempt, asking again until its outcome is known or the deadline passes.
+        """Journal an attempt that Redis admitted; see `_until_answered` for what it raises."""
+        columns = _columns(items)
+
+        def arguments(_: bool) -> tuple[Any, ...]:
+            return (SHARD, epoch, attempt_id, *columns)
+
+        return _outcome(
+            await self._until_answered("journal_batch", arguments, deadline, unsure=unsure)
+        )
+
+    async def decide(
+        self,
+        epoch: int,
+        attempt_id: int,
+        items: Sequence[Item],
+        deadline: float,
+        *,
+        unsure: bool = False,
+    ) -> DecidedOutcome:
+        """Decide and journal an attempt in PostgreSQL; see `_until_answered`."""
+        columns = _columns(items)
+
+        def arguments(is_repeated: bool) -> tuple[Any, ...]:
+            return (SHARD, epoch, attempt_id, is_repeated, limits.BALANCE_MINOR_MAX, *columns)
+
+        return _decided(
+            await self._until_answered("decide_batch", arguments, deadline, unsure=unsure)
+        )
+
+    async def _until_answered(
+        self,
+        query: str,
+        arguments: Callable[[bool], tuple[Any, ...]],
+        deadline: float,
+        *,
+        unsure: bool,
+    ) -> Any:
+        """Ask again until the outcome is known or the deadline passes.
 
         `deadline` is in loop time. `unsure` says that an earlier sending of this attempt was not
         answered: from then on no error tells that nothing was written, only an outcome does.
@@ -58,12 +109,11 @@ class Journal:
         `PostgresUnavailable` when none can have been, `InvariantViolation` when the one and only
         sending was refused.
         """
-        arguments = (SHARD, epoch, attempt_id, *_columns(items))
         loop = asyncio.get_running_loop()
         pause = _PAUSE_FIRST_S
         while True:
             try:
-                return await self._send(arguments)
+                return await self._send(query, arguments(unsure))
             except errors.PostgresUnavailable as exc:
                 failure: Exception = exc
             except errors.InvariantViolation as exc:
@@ -80,7 +130,7 @@ class Journal:
             await asyncio.sleep(pause)
             pause = min(pause * 2, _PAUSE_LONGEST_S)
 
-    async def _send(self, arguments: tuple[Any, ...]) -> JournalOutcome:
+    async def _send(self, query: str, arguments: tuple[Any, ...]) -> Any:
         """Send once: `PostgresUnavailable` when it was not sent, `InvariantViolation` when it was
         refused; whatever else is raised leaves the outcome open.
         """
@@ -89,14 +139,38 @@ class Journal:
         except Exception as exc:
             raise errors.PostgresUnavailable(f"no connection: {exc}") from exc
         try:
-            row = await connection.fetchrow(QUERIES["journal_batch"], *arguments)
+            return await connection.fetchrow(QUERIES[query], *arguments)
         except POSTGRES_ERRORS:
             raise
         except asyncpg.PostgresError as exc:
             raise errors.InvariantViolation(f"the journal refuses a batch: {exc}") from exc
         finally:
             await self._pool.release(connection, timeout=self._timeout_s)
-        return _outcome(row)
+
+
+async def until_known(
+    slot: Slot,
+    items: Sequence[Item],
+    bystanders: Iterable[Item],
+    ask: Callable[[float, bool], Awaitable[T]],
+) -> T:
+    """Ask for an attempt's outcome; past the clients' deadline they learn that it is unknown, and
+    the slot, owing an answer, goes on asking until it is known.
+
+    `ask` is given a deadline in loop time and whether a sending was left unanswered.
+    """
+    deadline, unsure = min(item.deadline for item in items), False
+    try:
+        while True:
+            try:
+                return await ask(deadline, unsure)
+            except errors.JournalOutcomeUnknown as error:
+                fail(items, error)
+                fail(bystanders, errors.PostgresUnavailable())
+                slot.owes, unsure = errors.PostgresUnavailable(), True
+                deadline = asyncio.get_running_loop().time() + _PAUSE_LONGEST_S
+    finally:
+        slot.owes = None
 
 
 def _raise_if_cancelled() -> None:
@@ -140,4 +214,14 @@ def _outcome(row: Any) -> JournalOutcome:
         batch_seq=row["accepted_seq"] or 0,
         accepted_at=row["accepted_at"],
         duplicates=frozenset(row["duplicate_items"] or ()),
+    )
+
+
+def _decided(row: Any) -> DecidedOutcome:
+    return DecidedOutcome(
+        word=Journaled(row["outcome"]),
+        batch_seq=row["accepted_seq"] or 0,
+        accepted_at=row["accepted_at"],
+        words=[Decided(word) for word in row["words"] or ()],
+        availables=[None if figure is None else int(figure) for figure in row["availables"] or ()],
     )

@@ -1,16 +1,18 @@
-"""Who rules: learns the epoch from PostgreSQL, opens one for a Redis that none was opened for.
+"""Who rules: learns the epoch from PostgreSQL, and opens the next one when a part fails or changes.
 
 PostgreSQL is the only arbiter. What this process remembers is a guess that the scripts and the
 journal check again on every call; a wrong guess costs a round trip, never money.
 """
 
 import asyncio
+import logging
 from typing import TYPE_CHECKING, Any, NamedTuple
 from uuid import uuid4
 
 from app import errors
 from app.infra.postgres import ALL_POSTGRES_ERRORS
 from app.infra.redis import REDIS_ERRORS, RedisIdentity, read_identity
+from app.infra.resilience import Breaker
 from app.ledger.codes import Mode, Script
 from app.ledger.keys import epoch_key
 from app.ledger.store import QUERIES, SHARD
@@ -21,18 +23,23 @@ if TYPE_CHECKING:
     from app.infra.postgres import Pool
     from app.infra.scripts import LuaScripts
 
-PROTOCOL_VERSION = 1
+PROTOCOL_VERSION = 2
 _ROUNDS_MAX = 100
 _TOKEN_POLLS_MAX = 20
 _TOKEN_POLL_S = 0.05
+# A Redis that changes again within this time is not trusted at once a second time.
+_YOUNG_MS = 5_000
+_NOBODY = RedisIdentity("", "")
+_log = logging.getLogger(__name__)
 
 
 class Ruling(NamedTuple):
-    """An epoch, the life of Redis that decides in it, and the token that no other opening has."""
+    """An epoch, who decides in it, which life of Redis that is, and the token of its opening."""
 
     epoch: int
-    identity: RedisIdentity
-    token: str
+    mode: Mode
+    identity: RedisIdentity = _NOBODY
+    token: str = ""
 
     @property
     def text(self) -> str:
@@ -43,11 +50,21 @@ class Ruling(NamedTuple):
 class ModeKeeper:
     """What one process knows of the ruling epoch of its shard."""
 
-    def __init__(self, pool: "Pool", redis: "Redis", scripts: "LuaScripts") -> None:
+    def __init__(
+        self,
+        pool: "Pool",
+        redis: "Redis",
+        scripts: "LuaScripts",
+        breaker: Breaker,
+        *,
+        may_fall_back: bool,
+    ) -> None:
         """Know nothing yet; `settle_ruling` must run before anything is admitted."""
         self._pool = pool
         self._redis = redis
         self._scripts = scripts
+        self._breaker = breaker
+        self._may_fall_back = may_fall_back
         self._lock = asyncio.Lock()
         self._current: Ruling | None = None
 
@@ -59,63 +76,77 @@ class ModeKeeper:
         return self._current
 
     @property
-    def mode(self) -> Mode:
-        """Who decides."""
-        return Mode.REDIS
+    def known(self) -> Ruling | None:
+        """The ruling as last learnt, None before any."""
+        return self._current
 
     @property
     def epoch(self) -> int:
         """The epoch as last learnt, 0 before any."""
         return self._current.epoch if self._current else 0
 
-    @property
-    def identity(self) -> RedisIdentity | None:
-        """The Redis that decides, as last learnt."""
-        return self._current.identity if self._current else None
-
     async def observe(self) -> Ruling | None:
         """Read who rules without opening anything; None when Redis does not."""
-        state = await self._read_state()
-        if state["mode"] != Mode.REDIS or not state["redis_run_id"]:
-            return None
-        return _ruling(state)
+        state = await self.read_state()
+        recorded = _ruling(state)
+        return recorded if recorded.mode is Mode.REDIS and recorded.token else None
+
+    async def learn(self) -> None:
+        """Read who rules and adopt it if it is news. Raises `PostgresUnavailable`."""
+        state = await self.read_state()
+        if state["is_recorded_postgres"] and state["epoch"] > self.epoch:
+            self._adopt(_ruling(state))
 
     async def settle_ruling(
-        self, doubted_epoch: int | None = None, *, lost: bool = False
+        self, doubted_epoch: int | None = None, *, lost: bool = False, without_redis: bool = False
     ) -> Ruling:
-        """Learn who rules, or open an epoch for the Redis that is there, one caller at a time.
+        """Learn who rules, or open the next epoch when the recorded one has ended.
 
         `doubted_epoch` is the epoch a call was fenced in; when another one has been learnt since,
-        that is the answer. `lost` says Redis lost data inside that epoch, so it must end.
-        Raises `RedisUnavailable`, `UnusableRedis`, `PostgresUnavailable`, `UnusableDatabase`.
+        that is the answer. `lost` says Redis lost data inside that epoch, `without_redis` that it
+        does not answer, so the epoch must end. One caller at a time.
+        Raises `RedisUnavailable`, `PostgresUnavailable` or `UnusableDatabase`.
         """
         async with self._lock:
             if self._current is not None and self._current.epoch != doubted_epoch:
                 return self._current
             for _ in range(_ROUNDS_MAX):
-                state = await self._read_state()
-                identity = await self._read_identity()
-                ended = lost and state["epoch"] == doubted_epoch
-                if not ended and await self._rules(state, identity):
-                    self._current = _ruling(state)
-                    return self._current
-                opened = await self._open(state["epoch"], identity, "lost" if ended else "found")
-                if opened is not None:
-                    self._current = opened
-                    if await self._write_token(opened):
-                        return opened
+                state = await self.read_state()
+                ended = state["epoch"] == doubted_epoch
+                if without_redis and ended and _ruling(state).mode is Mode.REDIS:
+                    ruling = await self._open_without_redis(state, "redis does not answer")
+                else:
+                    ruling = await self._next(state, lost=lost and ended)
+                if ruling is not None:
+                    return self._adopt(ruling)
         raise errors.RedisUnavailable("No epoch could be opened; others keep opening their own.")
 
-    async def _read_identity(self) -> RedisIdentity:
-        """Ask Redis who it is; one that turned unusable while we run may turn back."""
+    async def fall_back(self, doubted_epoch: int) -> bool:
+        """Do without Redis if the breaker is open; True when `doubted_epoch` rules no more."""
+        if self.epoch != doubted_epoch:
+            return True
+        if not self._breaker.is_open:
+            return False
         try:
-            return await read_identity(self._redis)
-        except errors.UnusableRedis as error:
-            if self._current is None:
-                raise
-            raise errors.RedisUnavailable(error.detail) from error
+            ruling = await self.settle_ruling(doubted_epoch, without_redis=True)
+        except errors.LedgerError as error:
+            _log.warning("redis does not answer and nobody else may decide: %s", error.detail)
+            return False
+        return ruling.epoch != doubted_epoch
 
-    async def _read_state(self) -> Any:
+    async def open_redis(self, expected_epoch: int, reason: str) -> Ruling | None:
+        """Let the Redis that is there decide from now on; None when that could not be done.
+
+        An epoch whose token could not be written is ended again.
+        """
+        async with self._lock:
+            opened = await self._open_redis(expected_epoch, await self._read_identity(), reason)
+            if opened is not None:
+                return self._adopt(opened)
+        return None
+
+    async def read_state(self) -> Any:
+        """Read the shard's row; raises `PostgresUnavailable` or `UnusableDatabase`."""
         try:
             state = await self._pool.fetchrow(QUERIES["shard_state"], SHARD)
         except ALL_POSTGRES_ERRORS as exc:
@@ -126,18 +157,70 @@ class ModeKeeper:
             raise errors.UnusableDatabase("A newer version of the service rules this database.")
         return state
 
-    async def _rules(self, state: Any, identity: RedisIdentity) -> bool:
+    def _adopt(self, ruling: Ruling) -> Ruling:
+        """Remember a ruling unless a later one has been learnt; returns the one remembered."""
+        if self._current is not None and ruling.epoch < self._current.epoch:
+            return self._current
+        if self._current is None or ruling.epoch > self._current.epoch:
+            _log.warning("epoch %s: decided by %s", ruling.epoch, ruling.mode.value)
+            if ruling.mode is Mode.REDIS:
+                self._breaker.close()
+        self._current = ruling
+        return ruling
+
+    async def _next(self, state: Any, *, lost: bool) -> Ruling | None:
+        """Find that the recorded ruling holds, or open the next; None when another was first."""
+        recorded = _ruling(state)
+        is_current = state["is_recorded_postgres"] and state["protocol_version"] == PROTOCOL_VERSION
+        if recorded.mode is Mode.REDIS:
+            may_hold = is_current and not lost
+            reason = "redis lost data" if lost else "redis is new"
+            return await self._next_after_redis(state, recorded, reason, may_hold=may_hold)
+        if recorded.mode is Mode.CLOSED or is_current:
+            return recorded
+        return await self._open(state["epoch"], Mode.POSTGRES, "postgres changed")
+
+    async def _next_after_redis(
+        self, state: Any, recorded: Ruling, reason: str, *, may_hold: bool
+    ) -> Ruling | None:
+        """Keep Redis, or the Redis that took its place, unless it is gone or changes too often."""
+        try:
+            identity = await self._read_identity()
+            if may_hold and await self._rules(state, recorded, identity):
+                return recorded
+        except errors.RedisUnavailable as error:
+            if not self._may_decide_without(state):
+                raise
+            return await self._open_without_redis(state, error.detail)
+        is_young = recorded.epoch > 0 and state["age_ms"] < _YOUNG_MS
+        if is_young and self._may_decide_without(state):
+            return await self._open_without_redis(state, f"{reason}, too soon")
+        return await self._open_redis(state["epoch"], identity, reason)
+
+    def _may_decide_without(self, state: Any) -> bool:
+        return self._may_fall_back and state["forced_mode"] != Mode.REDIS
+
+    async def _open_without_redis(self, state: Any, reason: str) -> Ruling | None:
+        if not self._may_decide_without(state):
+            raise errors.RedisUnavailable("Redis does not answer, and only Redis may decide.")
+        return await self._open(state["epoch"], Mode.POSTGRES, reason)
+
+    async def _read_identity(self) -> RedisIdentity:
+        """Ask Redis who it is, twice if need be: one cut connection says nothing about Redis."""
+        try:
+            try:
+                return await read_identity(self._redis)
+            except errors.RedisUnavailable:
+                return await read_identity(self._redis)
+        except errors.UnusableRedis as error:
+            raise errors.RedisUnavailable(error.detail) from error
+
+    async def _rules(self, state: Any, recorded: Ruling, identity: RedisIdentity) -> bool:
         """Tell whether the recorded epoch was opened for this Redis and its token is there.
 
         The process that opened it a moment ago may be about to write the token: wait for that.
         """
-        recorded = _ruling(state)
-        if (
-            state["mode"] != Mode.REDIS
-            or recorded.identity != identity
-            or not state["is_recorded_postgres"]
-            or state["protocol_version"] != PROTOCOL_VERSION
-        ):
+        if not recorded.token or recorded.identity != identity:
             return False
         polls = _TOKEN_POLLS_MAX if state["is_fresh"] and recorded != self._current else 1
         for _ in range(polls):
@@ -146,21 +229,44 @@ class ModeKeeper:
             await asyncio.sleep(_TOKEN_POLL_S)
         return False
 
-    async def _open(self, expected: int, identity: RedisIdentity, reason: str) -> Ruling | None:
-        token = uuid4().hex
-        arguments = (SHARD, expected, Mode.REDIS, *identity, token, PROTOCOL_VERSION, reason)
+    async def _open_redis(
+        self, expected: int, identity: RedisIdentity, reason: str
+    ) -> Ruling | None:
+        opened = await self._open(expected, Mode.REDIS, reason, identity, uuid4().hex)
+        if opened is None or await self._write_token(opened):
+            return opened
+        if self._may_fall_back:
+            return await self._open(opened.epoch, Mode.POSTGRES, "the token was not written")
+        return None
+
+    async def _open(
+        self,
+        expected: int,
+        mode: Mode,
+        reason: str,
+        identity: RedisIdentity = _NOBODY,
+        token: str = "",
+    ) -> Ruling | None:
+        """Open the next epoch if the expected one still rules, else return None."""
+        arguments = (SHARD, expected, mode, *identity, token, PROTOCOL_VERSION, reason)
         try:
             epoch: int | None = await self._pool.fetchval(QUERIES["open_epoch"], *arguments)
         except ALL_POSTGRES_ERRORS as exc:
             raise errors.PostgresUnavailable(f"PostgreSQL does not answer: {exc}") from exc
-        return None if epoch is None else Ruling(epoch, identity, token)
+        if epoch is None:
+            return None
+        _log.warning("opened epoch %s for %s: %s", epoch, mode.value, reason)
+        return Ruling(epoch, mode, identity, token)
 
     async def _write_token(self, ruling: Ruling) -> bool:
         """Write the token once; after a lost reply only look, for a second copy could revive it."""
         try:
             word = await self._scripts.call("open", [epoch_key(SHARD, ruling.epoch)], [ruling.text])
         except REDIS_ERRORS:
-            return await self._read_token(ruling.epoch) == ruling.text
+            try:
+                return await self._read_token(ruling.epoch) == ruling.text
+            except errors.RedisUnavailable:
+                return False
         return bool(word == Script.DONE)
 
     async def _read_token(self, epoch: int) -> str | None:
@@ -174,4 +280,4 @@ class ModeKeeper:
 def _ruling(state: Any) -> Ruling:
     """Read the ruling out of a shard's row; before the first epoch it names no Redis."""
     identity = RedisIdentity(state["redis_run_id"] or "", state["redis_replication_id"] or "")
-    return Ruling(state["epoch"], identity, state["redis_token"] or "")
+    return Ruling(state["epoch"], Mode(state["mode"]), identity, state["redis_token"] or "")

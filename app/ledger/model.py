@@ -9,7 +9,7 @@ import msgspec
 
 from app import errors, limits
 from app.kit.money import DecimalText, decimal_text
-from app.ledger.codes import Direction, EntryStatus
+from app.ledger.codes import Direction, EntryStatus, Mode
 
 EXTERNAL_PREFIX = "external:"
 DEFAULT_SCOPE = 0
@@ -106,6 +106,7 @@ class Transaction(msgspec.Struct, frozen=True, kw_only=True):
     account: Account
     change_minor: int
     status: EntryStatus
+    mode: Mode
     accepted_at: datetime
     updated_at: datetime
     reference: str | None = None
@@ -167,6 +168,35 @@ class ComponentHealth(msgspec.Struct, frozen=True):
     latency_ms: float = 0.0
 
 
+class Controls(msgspec.Struct, frozen=True, kw_only=True):
+    """What operators have set, and the last thing one did."""
+
+    forced_mode: str | None
+    closed: bool
+    last_action: str | None = None
+    last_actor: str | None = None
+    last_action_at: datetime | None = None
+
+
+class Consistency(msgspec.Struct, frozen=True, kw_only=True):
+    """The latest finished consistency check."""
+
+    ok: bool
+    complete: bool
+    mismatch_count: int
+    duration_ms: float
+    verified_at: datetime
+    compared: dict[str, int]
+
+
+class HealthFacts(msgspec.Struct, frozen=True, kw_only=True):
+    """What the database knows of the ledger's health."""
+
+    settler_lag_ms: int
+    controls: Controls | None = None
+    consistency: Consistency | None = None
+
+
 class LedgerHealth(msgspec.Struct, frozen=True, kw_only=True):
     """The state of this instance; `ready` tells whether it can decide a transaction now."""
 
@@ -177,6 +207,8 @@ class LedgerHealth(msgspec.Struct, frozen=True, kw_only=True):
     queue_items: int
     ready: bool
     features: dict[str, bool]
+    controls: Controls | None
+    consistency: Consistency | None
 
 
 def check_account_id(account_id: str, pointer: str = "/account_id") -> None:

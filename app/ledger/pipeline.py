@@ -3,8 +3,9 @@
     admit ──> journal ──> confirm ──> answer        (a batch with credits)
     admit ──> journal ──> answer ──> confirm        (debits only)
 
-Whatever fails in between, each item is answered once, within its deadline, and the slot takes no
-further batch until Redis knows what became of this one.
+In mode `postgres` a batch takes the way of `app/ledger/fallback.py` instead. Whatever fails in
+between, each item is answered once, within its deadline, and the slot takes no further batch until
+Redis knows what became of this one, or its epoch is over.
 """
 
 import asyncio
@@ -13,15 +14,16 @@ import logging
 from collections.abc import Iterable, Mapping, Sequence
 
 from app import errors, limits
-from app.kit.ids import AttemptNumbers, EntryPosition, assigned_transaction_id
-from app.kit.money import decimal_text
+from app.kit.ids import AttemptNumbers, EntryPosition
 from app.ledger.admission import JOURNALED, RELEASED, Admission, Decision, Fenced, LostData, Slot
-from app.ledger.codes import Admitted, EntryStatus, Journaled
+from app.ledger.answers import accept, answerable, fail, journaled_transaction, refusal
+from app.ledger.codes import Admitted, Journaled, Mode
+from app.ledger.fallback import Fallback
 from app.ledger.item import Item
-from app.ledger.journal import Journal, JournalOutcome
+from app.ledger.journal import Journal, JournalOutcome, until_known
 from app.ledger.mode import ModeKeeper, Ruling
 from app.ledger.model import Identity, Transaction
-from app.ledger.store import LedgerStore, accepted_ms
+from app.ledger.store import LedgerStore
 
 _log = logging.getLogger(__name__)
 _OWING_PAUSE_S = 0.05
@@ -45,6 +47,7 @@ class Pipeline:
         self._journal = journal
         self._store = store
         self._attempts = attempts
+        self._fallback = Fallback(mode, journal, store, attempts)
 
     async def carry(self, slot: Slot, items: list[Item]) -> list[Item]:
         """Answer a batch; returns the items that must wait because another attempt holds them.
@@ -61,16 +64,26 @@ class Pipeline:
                     return waiting
                 ruling = self._mode.current
                 try:
-                    items = await self._round(slot, ruling, items, waiting)
+                    items = await self._take_round(slot, ruling, items, waiting)
                 except Fenced:
                     await self._mode.settle_ruling(ruling.epoch)
                 except LostData:
                     _log.warning("redis lost an account inside epoch %s", ruling.epoch)
                     await self._mode.settle_ruling(ruling.epoch, lost=True)
-            _fail(items, errors.RedisUnavailable("The epoch keeps changing; nothing changed."))
+            fail(items, errors.RedisUnavailable("The epoch keeps changing; nothing changed."))
         except errors.LedgerError as error:
-            _fail(items, error)
+            fail(items, error)
         return waiting
+
+    async def _take_round(
+        self, slot: Slot, ruling: Ruling, items: list[Item], waiting: list[Item]
+    ) -> list[Item]:
+        """Take items through one attempt under whoever rules; returns those that need another."""
+        if ruling.mode is Mode.CLOSED:
+            raise errors.LedgerClosed
+        if ruling.mode is Mode.POSTGRES:
+            return await self._fallback.decide(slot, ruling, items)
+        return await self._round(slot, ruling, items, waiting)
 
     async def _without_repetitions(self, items: list[Item]) -> list[Item]:
         """Answer those that must be looked up before they may reserve anything."""
@@ -96,9 +109,12 @@ class Pipeline:
         doubted = [item for item, _ in doubtful]
         if admitted:
             outcome = await self._write(slot, ruling, attempt_id, admitted, doubted)
-            if outcome.word is not Journaled.JOURNALED:
-                if outcome.word is Journaled.FENCED:
-                    await self._mode.settle_ruling(ruling.epoch)
+            if outcome.word is Journaled.FENCED:
+                await self._mode.settle_ruling(ruling.epoch)
+                return [*admitted, *doubted]
+            if outcome.word is Journaled.VOID:
+                # The reaper gave back what it saw; a late sending may have reserved after that.
+                await self._release(slot, ruling, attempt_id, admitted)
                 return [*admitted, *doubted]
             await self._finish(slot, ruling, attempt_id, admitted, outcome, doubted)
             if outcome.duplicates:
@@ -130,8 +146,14 @@ class Pipeline:
         except (Fenced, LostData):
             await self._tell_once(slot, ruling, attempt_id, [(item, RELEASED) for item in batch])
             raise
+        except errors.RedisUnavailable as exc:
+            if await self._mode.fall_back(ruling.epoch):
+                raise Fenced from exc
+            fail(batch, exc)
+            await self._release(slot, ruling, attempt_id, batch)
+            raise
         except Exception as exc:
-            _fail(batch, _answerable(exc))
+            fail(batch, answerable(exc))
             await self._release(slot, ruling, attempt_id, batch)
             raise
 
@@ -164,9 +186,9 @@ class Pipeline:
                     item.look_up_first = True
                     waiting.append(item)
                 else:
-                    item.fail(_refusal(item, decision))
+                    item.fail(refusal(item, decision.word, decision.available_minor))
         except Exception as exc:
-            _fail((item for item, _ in refused if item not in waiting), _answerable(exc))
+            fail((item for item, _ in refused if item not in waiting), answerable(exc))
 
     async def _confirm_for_another(
         self, slot: Slot, ruling: Ruling, item: Item, found: Mapping[Identity, Transaction]
@@ -175,7 +197,7 @@ class Pipeline:
         for identity in item.identities:
             if identity in found:
                 attempt_id = found[identity].attempt_id
-                await self._tell_once(slot, ruling, attempt_id, [(item, JOURNALED)])
+                await self._tell_once(slot, ruling, attempt_id, [(item, JOURNALED)], whole=False)
 
     async def _write(
         self,
@@ -185,27 +207,19 @@ class Pipeline:
         items: list[Item],
         bystanders: list[Item],
     ) -> JournalOutcome:
-        """Journal; past the clients' deadline they learn that the outcome is unknown, and the slot
-        goes on asking until it is known. Whatever it raises, the reservations are given back.
-        """
-        deadline, unsure = min(item.deadline for item in items), False
+        """Journal. Whatever it raises, the reservations are given back."""
+
+        async def ask(deadline: float, unsure: bool) -> JournalOutcome:
+            return await self._journal.write(
+                ruling.epoch, attempt_id, items, deadline, unsure=unsure
+            )
+
         try:
-            while True:
-                try:
-                    return await self._journal.write(
-                        ruling.epoch, attempt_id, items, deadline, unsure=unsure
-                    )
-                except errors.JournalOutcomeUnknown as error:
-                    _fail(items, error)
-                    _fail(bystanders, errors.PostgresUnavailable())
-                    slot.owes, unsure = errors.PostgresUnavailable(), True
-                    deadline = asyncio.get_running_loop().time() + _OWING_PAUSE_LONGEST_S
+            return await until_known(slot, items, bystanders, ask)
         except Exception as exc:
-            _fail([*items, *bystanders], _answerable(exc))
+            fail([*items, *bystanders], answerable(exc))
             await self._release(slot, ruling, attempt_id, items)
             raise
-        finally:
-            slot.owes = None
 
     async def _finish(
         self,
@@ -222,17 +236,26 @@ class Pipeline:
             for position, item in enumerate(items)
         ]
         answers = [
-            (item, _transaction(item, attempt_id, outcome, position))
+            (
+                item,
+                journaled_transaction(
+                    item,
+                    attempt_id,
+                    ruling.mode,
+                    EntryPosition(outcome.batch_seq, position),
+                    outcome.accepted_at,
+                ),
+            )
             for position, item in enumerate(items)
             if position not in outcome.duplicates
         ]
         if not any(item.is_credit for item, _ in answers):
-            _accept(answers)
+            accept(answers)
         try:
             await self._answer_duplicates([items[position] for position in outcome.duplicates])
         finally:
             await self._until_told(slot, ruling, attempt_id, outcomes, answers, bystanders)
-        _accept(answers)
+        accept(answers)
 
     async def _answer_duplicates(self, duplicates: list[Item]) -> None:
         if not duplicates:
@@ -240,7 +263,7 @@ class Pipeline:
         try:
             found = await self._find(duplicates)
         except errors.LedgerError as error:
-            _fail(duplicates, error)
+            fail(duplicates, error)
             return
         for item in duplicates:
             if not item.answer_from(found):
@@ -264,7 +287,8 @@ class Pipeline:
         """Tell Redis what became of an attempt until it knows or its epoch is over.
 
         If Redis does not answer, nobody waits for it: `answers` are given, for they are durable
-        already, and `bystanders` of the batch are refused for now.
+        already, and `bystanders` of the batch are refused for now. Once the epoch is over there
+        is nobody left to tell.
         """
         pause = _OWING_PAUSE_S
         try:
@@ -272,8 +296,10 @@ class Pipeline:
                 try:
                     await self._admission.confirm(ruling, slot, attempt_id, outcomes)
                 except errors.RedisUnavailable as error:
-                    _accept(answers)
-                    _fail(bystanders, error)
+                    accept(answers)
+                    if await self._mode.fall_back(ruling.epoch):
+                        return
+                    fail(bystanders, error)
                     slot.owes = error
                     await asyncio.sleep(pause)
                     pause = min(pause * 2, _OWING_PAUSE_LONGEST_S)
@@ -285,11 +311,17 @@ class Pipeline:
             slot.owes = None
 
     async def _tell_once(
-        self, slot: Slot, ruling: Ruling, attempt_id: int, outcomes: list[tuple[Item, str]]
+        self,
+        slot: Slot,
+        ruling: Ruling,
+        attempt_id: int,
+        outcomes: list[tuple[Item, str]],
+        *,
+        whole: bool = True,
     ) -> None:
         """Tell Redis if it listens; for what is told again, or is gone with its epoch, anyway."""
         with contextlib.suppress(Fenced, errors.RedisUnavailable):
-            await self._admission.confirm(ruling, slot, attempt_id, outcomes)
+            await self._admission.confirm(ruling, slot, attempt_id, outcomes, whole=whole)
 
 
 def _split_refusals(
@@ -312,55 +344,3 @@ def _split_refusals(
         else:
             certain.append((item, decision))
     return certain, doubtful
-
-
-def _answerable(exc: Exception) -> errors.LedgerError:
-    """Turn what was raised into what a client may be told."""
-    if isinstance(exc, errors.LedgerError):
-        return exc
-    _log.error("a batch failed", exc_info=exc)
-    return errors.InternalError()
-
-
-def _transaction(
-    item: Item, attempt_id: int, outcome: JournalOutcome, position: int
-) -> Transaction:
-    accepted_at = outcome.accepted_at
-    if accepted_at is None:
-        raise errors.InvariantViolation("a journaled batch has no time of acceptance")
-    place = EntryPosition(outcome.batch_seq, position)
-    return Transaction(
-        transaction_id=item.request.transaction_id
-        or assigned_transaction_id(accepted_ms(accepted_at), place),
-        account=item.account,
-        change_minor=item.change_minor,
-        status=EntryStatus.PENDING,
-        accepted_at=accepted_at,
-        updated_at=accepted_at,
-        reference=item.request.reference,
-        metadata=item.request.metadata,
-        attempt_id=attempt_id,
-    )
-
-
-def _refusal(item: Item, decision: Decision) -> errors.Rejected:
-    exponent = item.account.exponent
-    members = {"requested": decimal_text(abs(item.change_minor), exponent)}
-    if decision.available_minor is not None:
-        members["available"] = decimal_text(decision.available_minor, exponent)
-    if decision.word is Admitted.INSUFFICIENT_AVAILABLE:
-        return errors.InsufficientAvailable(**members)
-    errors.require(
-        decision.word is Admitted.BALANCE_LIMIT_EXCEEDED, f"no refusal for '{decision.word}'"
-    )
-    return errors.BalanceLimitExceeded(**members)
-
-
-def _accept(answers: Iterable[tuple[Item, Transaction]]) -> None:
-    for item, transaction in answers:
-        item.accept(transaction, replayed=False)
-
-
-def _fail(items: Iterable[Item], error: errors.LedgerError) -> None:
-    for item in items:
-        item.fail(error)

@@ -18,7 +18,7 @@ from app.kit.money import (
     minor_units,
     parse_amount,
 )
-from app.ledger.codes import Direction
+from app.ledger.codes import Direction, Mode
 from app.ledger.model import (
     AccountDetails,
     AccountRequest,
@@ -115,6 +115,7 @@ class TransactionAnswer(msgspec.Struct, kw_only=True):
     type: Direction
     currency: str
     status: Literal["PENDING"] = "PENDING"
+    mode: Annotated[Mode, Meta(description="Who decided it; says nothing about what it is worth")]
     timestamp: str
     reference: str | None = None
     metadata: dict[str, str] | None = None
@@ -129,6 +130,7 @@ class TransactionView(msgspec.Struct, kw_only=True):
     type: Direction
     currency: str
     status: str
+    mode: Mode
     timestamp: str
     updated_at: str
     reference: str | None = None
@@ -196,6 +198,7 @@ def transaction_answer(transaction: Transaction) -> TransactionAnswer:
         amount=transaction.amount_text,
         type=transaction.direction,
         currency=transaction.account.currency,
+        mode=transaction.mode,
         timestamp=instant(transaction.accepted_at),
         reference=transaction.reference,
         metadata=_ordered(transaction.metadata),
@@ -210,6 +213,7 @@ def transaction_view(transaction: Transaction) -> TransactionView:
         amount=transaction.amount_text,
         type=transaction.direction,
         currency=transaction.account.currency,
+        mode=transaction.mode,
         status=transaction.status.value,
         timestamp=instant(transaction.accepted_at),
         updated_at=instant(transaction.updated_at),

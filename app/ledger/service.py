@@ -1,19 +1,16 @@
 """The ledger's use cases, one method each. What HTTP, workers and later rooms may call."""
 
 import asyncio
-import time
-from typing import TYPE_CHECKING
 from uuid import UUID
 
 from app import errors, limits
-from app.infra.redis import read_identity
 from app.kit.cursor import decode_cursor, encode_cursor
 from app.kit.ids import AttemptNumbers, EntryPosition, assigned_position
 from app.kit.money import decimal_text, minor_units, parse_amount
 from app.ledger.batcher import Batcher
 from app.ledger.codes import Direction
+from app.ledger.health import HealthCheck
 from app.ledger.item import Item
-from app.ledger.mode import ModeKeeper
 from app.ledger.model import (
     EXTERNAL_PREFIX,
     Acceptance,
@@ -21,7 +18,6 @@ from app.ledger.model import (
     AccountDetails,
     AccountRequest,
     Balance,
-    ComponentHealth,
     Identity,
     LedgerHealth,
     PendingPage,
@@ -33,11 +29,7 @@ from app.ledger.model import (
 from app.ledger.store import LedgerStore
 from app.settings import Settings
 
-if TYPE_CHECKING:
-    from redis.asyncio import Redis
-
 _OPEN_SENDS_MAX = 3
-_LAG_INTERVALS_MAX = 3
 
 
 class LedgerService:
@@ -48,9 +40,8 @@ class LedgerService:
         settings: Settings,
         store: LedgerStore,
         batcher: Batcher,
-        mode: ModeKeeper,
+        health: HealthCheck,
         attempts: AttemptNumbers,
-        redis: "Redis",
     ) -> None:
         """Put the parts together inside the loop they will run in; does no I/O."""
         self._loop = asyncio.get_running_loop()
@@ -58,9 +49,8 @@ class LedgerService:
         self._settings = settings
         self._store = store
         self._batcher = batcher
-        self._mode = mode
+        self._health = health
         self._attempts = attempts
-        self._redis = redis
         self._accounts: dict[str, Account] = {}
         self._anonymous_count = 0
 
@@ -207,54 +197,7 @@ class LedgerService:
 
     async def health(self) -> LedgerHealth:
         """Ask every part how it is; bounded by the parts' own time-outs."""
-        redis, (postgres, lag_ms) = await asyncio.gather(
-            self._redis_health(), self._postgres_health()
-        )
-        interval_ms = self._settings.ledger.settlement_interval_ms
-        settler = ComponentHealth(
-            ok=0 <= lag_ms <= _LAG_INTERVALS_MAX * interval_ms,
-            detail=f"oldest pending movement is {lag_ms} ms old" if lag_ms >= 0 else "unknown",
-        )
-        waiting = self._batcher.waiting_count
-        has_room = waiting < self._settings.ledger.queue_items
-        running = self._batcher.is_running
-        admission = ComponentHealth(
-            ok=running and has_room,
-            detail=f"{waiting} requests wait" if running else "a slot has ended",
-        )
-        return LedgerHealth(
-            components={
-                "redis": redis,
-                "postgres": postgres,
-                "settler": settler,
-                "admission": admission,
-            },
-            mode=self._mode.mode.value,
-            epoch=self._mode.epoch,
-            settler_lag_ms=lag_ms,
-            queue_items=waiting,
-            ready=redis.ok and postgres.ok and running,
-            features={"test_mode": self._settings.http.enable_test_mode},
-        )
-
-    async def _redis_health(self) -> ComponentHealth:
-        started = time.perf_counter()
-        try:
-            identity = await read_identity(self._redis)
-        except errors.LedgerError as error:
-            return ComponentHealth(ok=False, detail=error.detail)
-        latency_ms = (time.perf_counter() - started) * 1_000
-        if identity != self._mode.identity:
-            return ComponentHealth(False, "no epoch is open for this Redis", latency_ms)
-        return ComponentHealth(True, "rules", latency_ms)
-
-    async def _postgres_health(self) -> tuple[ComponentHealth, int]:
-        started = time.perf_counter()
-        try:
-            lag_ms = await self._store.settler_lag_ms()
-        except errors.LedgerError as error:
-            return ComponentHealth(ok=False, detail=error.detail), -1
-        return ComponentHealth(True, "answers", (time.perf_counter() - started) * 1_000), lag_ms
+        return await self._health.ask()
 
 
 def _position(cursor: str) -> EntryPosition:

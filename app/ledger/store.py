@@ -16,12 +16,15 @@ from app import errors, limits
 from app.infra.postgres import POSTGRES_ERRORS
 from app.infra.queries import load_queries
 from app.kit.ids import EntryPosition, assigned_transaction_id
-from app.ledger.codes import EntryStatus
+from app.ledger.codes import EntryStatus, Mode
 from app.ledger.model import (
     Account,
     AccountDetails,
     AccountRequest,
     Balance,
+    Consistency,
+    Controls,
+    HealthFacts,
     Identity,
     PendingPage,
     Transaction,
@@ -34,6 +37,7 @@ if TYPE_CHECKING:
 QUERIES = {name: query.sql for name, query in load_queries("ledger").items()}
 SHARD = 0
 _decode_metadata = msgspec.json.Decoder(dict[str, str]).decode
+_decode_counts = msgspec.json.Decoder(dict[str, int]).decode
 encode_json = msgspec.json.Encoder().encode
 _Row = Any
 
@@ -134,6 +138,8 @@ class LedgerStore:
             Identity.of_opening(request.account_id).name,
         )
         rows = await self._fetch("open_account", *arguments)
+        if rows[0][0] == 0:
+            raise errors.LedgerClosed
         return rows[0][0] is not None
 
     async def test_account_ids(self) -> list[str]:
@@ -141,10 +147,32 @@ class LedgerStore:
         rows = await self._fetch("test_account_ids", limits.TEST_ACCOUNTS_MAX)
         return [row["account_id"] for row in rows]
 
-    async def settler_lag_ms(self) -> int:
-        """Age of the oldest pending movement."""
-        rows = await self._fetch("settler_lag")
+    async def short_redis_epochs(self, stable_ms: int) -> int:
+        """Count the latest epochs of Redis in a row that ended sooner than this."""
+        rows = await self._fetch("short_redis_epochs", SHARD, stable_ms, limits.EPOCHS_REMEMBERED)
         return int(rows[0][0])
+
+    async def health_facts(self) -> HealthFacts:
+        """Read the settler's lag, the operators' settings and the latest consistency check."""
+        row = (await self._fetch("health_facts", SHARD))[0]
+        consistency = None
+        if row["verified_at"] is not None:
+            consistency = Consistency(
+                ok=row["mismatch_count"] == 0,
+                complete=row["is_complete"],
+                mismatch_count=row["mismatch_count"],
+                duration_ms=row["duration_us"] / 1_000,
+                verified_at=row["verified_at"],
+                compared=_decode_counts(row["compared"]),
+            )
+        controls = Controls(
+            forced_mode=row["forced_mode"],
+            closed=row["mode"] == Mode.CLOSED,
+            last_action=row["action"],
+            last_actor=row["actor"],
+            last_action_at=row["acted_at"],
+        )
+        return HealthFacts(settler_lag_ms=row["lag_ms"], controls=controls, consistency=consistency)
 
 
 async def draw_process_number(pool: "Pool", timeout_ms: int) -> int:
@@ -182,6 +210,7 @@ def _transaction(row: _Row, account: Account | None = None) -> Transaction:
         account=account or _account(row),
         change_minor=row["change_minor"],
         status=EntryStatus(row["status"]),
+        mode=Mode(row["mode"]),
         accepted_at=row["created_at"],
         updated_at=row["updated_at"],
         reference=row["reference"],

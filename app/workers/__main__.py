@@ -1,11 +1,10 @@
-"""`python -m app.workers`: runs the settler until it is told to stop.
+"""`python -m app.workers`: settles, recovers and cleans up until it is told to stop.
 
 Several may run; an advisory lock makes one of them lead and the others stand by. `--once` settles
 what is pending now and ends, whoever leads.
 """
 
 import asyncio
-import contextlib
 import logging
 import os
 import signal
@@ -14,7 +13,7 @@ import sys
 from app import errors
 from app.bootstrap import open_worker_services
 from app.settings import Settings, load_settings
-from app.workers.loops import keep_partitions, settle_as_leader
+from app.workers.loops import work_always
 
 _LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s %(message)s"
 
@@ -22,18 +21,13 @@ _LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s %(message)s"
 async def run_worker(settings: Settings) -> None:
     """Run all loops until SIGTERM or SIGINT; a chunk under way is finished or rolled back."""
     async with open_worker_services(settings) as services:
-        loops = [
-            asyncio.create_task(settle_as_leader(services)),
-            asyncio.create_task(keep_partitions(services)),
-        ]
+        work = asyncio.create_task(work_always(services))
         stopping = asyncio.Event()
         for signal_number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(signal_number, stopping.set)
         await stopping.wait()
-        for loop in loops:
-            loop.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await asyncio.gather(*loops, return_exceptions=True)
+        work.cancel()
+        await asyncio.gather(work, return_exceptions=True)
 
 
 async def settle_once(settings: Settings) -> None:

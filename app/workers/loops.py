@@ -2,68 +2,68 @@
 
 import asyncio
 import logging
-from typing import TYPE_CHECKING
+from collections.abc import Awaitable, Callable
 
 import asyncpg
 
 from app import errors
 from app.bootstrap import WorkerServices
-from app.infra.postgres import POSTGRES_ERRORS
-
-if TYPE_CHECKING:
-    from app.infra.postgres import Connection
+from app.infra.postgres import POSTGRES_ERRORS, lead_always
+from app.infra.redis import REDIS_ERRORS
 
 _log = logging.getLogger(__name__)
 _LEADER_LOCK = (7303, 0)
-_STANDBY_S = 1.0
 _PARTITIONS_S = 3_600.0
+_SWEEP_S = 0.2
 _SURVIVED: tuple[type[Exception], ...] = (
     errors.LedgerError,
     asyncpg.PostgresError,
     *POSTGRES_ERRORS,
+    *REDIS_ERRORS,
 )
 
 
-async def settle_as_leader(services: WorkerServices) -> None:
-    """Settle every interval while this process leads; stand by while another one does.
+async def work_always(services: WorkerServices) -> None:
+    """Do all background work while this process leads; stand by while another one does.
 
-    Leadership only spares useless work: each chunk takes its own lock.
+    Leadership only spares useless work: whatever two leaders did would still be right.
     """
-    while True:
-        try:
-            async with services.pool.acquire() as connection:
-                if await connection.fetchval("SELECT pg_try_advisory_lock($1, $2)", *_LEADER_LOCK):
-                    _log.info("leads the settlement")
-                    await _lead(services, connection)
-        except _SURVIVED as exc:
-            _log.warning("settlement interrupted: %s", exc)
-        await asyncio.sleep(_STANDBY_S)
+    await lead_always(
+        services.settings.direct_postgres_url,
+        _LEADER_LOCK,
+        lambda: _lead(services),
+        services.settings.postgres.timeout_ms,
+    )
 
 
-async def _lead(services: WorkerServices, connection: "Connection") -> None:
-    """Settle until the connection that holds the leader's lock is lost."""
+async def _lead(services: WorkerServices) -> None:
+    """Run all loops until this process leads no more."""
+    rules = services.settings.reliability
     interval_s = services.settings.ledger.settlement_interval_ms / 1_000
+    async with asyncio.TaskGroup() as group:
+        group.create_task(_always("settlement", lambda: _settle(services), interval_s))
+        group.create_task(_always("partitions", services.settler.ensure_partitions, _PARTITIONS_S))
+        group.create_task(
+            _always("recovery", services.recovery.step, rules.probe_interval_ms / 1_000)
+        )
+        group.create_task(_always("sweep", services.sweeper.step, _SWEEP_S))
+
+
+async def _settle(services: WorkerServices) -> None:
+    settled = await services.settler.settle()
+    if settled.batches:
+        _log.info("settled %s movements in %s batches", settled.entries, settled.batches)
+
+
+async def _always(name: str, body: Callable[[], Awaitable[object]], interval_s: float) -> None:
+    """Run a body at intervals, counted from start to start."""
     loop = asyncio.get_running_loop()
-    try:
-        while True:
-            started = loop.time()
-            settled = await services.settler.settle()
-            if settled.batches:
-                _log.info("settled %s movements in %s batches", settled.entries, settled.batches)
-            await asyncio.sleep(max(0.0, started + interval_s - loop.time()))
-            await connection.fetchval("SELECT 1")
-    finally:
-        if not connection.is_closed():
-            await connection.execute("SELECT pg_advisory_unlock($1, $2)", *_LEADER_LOCK)
-
-
-async def keep_partitions(services: WorkerServices) -> None:
-    """Keep the journal's partitions some months ahead."""
     while True:
+        started = loop.time()
         try:
-            made = await services.settler.ensure_partitions()
-            if made:
-                _log.info("made %s journal partitions", made)
+            await body()
         except _SURVIVED as exc:
-            _log.warning("partitions not checked: %s", exc)
-        await asyncio.sleep(_PARTITIONS_S)
+            _log.warning("%s interrupted: %s", name, exc)
+        except Exception:
+            _log.exception("%s failed", name)
+        await asyncio.sleep(max(interval_s / 10, started + interval_s - loop.time()))

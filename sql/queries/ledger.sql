@@ -5,9 +5,10 @@
 SELECT nextval('process_numbers')
 
 -- name: shard_state
--- Who rules a shard, and whether this PostgreSQL is the one that was recorded.
+-- Who rules a shard, since when, and whether this PostgreSQL is the one that was recorded.
 -- Params: $1 shard smallint
-SELECT mode, epoch, redis_run_id, redis_replication_id, redis_token, shard_count, protocol_version,
+SELECT mode, epoch, redis_run_id, redis_replication_id, redis_token, shard_count, protocol_version, forced_mode,
+       (extract(epoch FROM clock_timestamp() - changed_at) * 1000)::bigint AS age_ms,
        postgres_identity IS NOT DISTINCT FROM postgres_identity_v1() AS is_recorded_postgres,
        changed_at > clock_timestamp() - interval '1 second' AS is_fresh
   FROM ledger_shards WHERE shard = $1
@@ -16,6 +17,21 @@ SELECT mode, epoch, redis_run_id, redis_replication_id, redis_token, shard_count
 -- The next epoch if the expected one still rules, else NULL.
 -- Params: $1 shard smallint, $2 expected_epoch bigint, $3 mode text, $4 redis_run_id text, $5 redis_replication_id text, $6 redis_token text, $7 protocol_version integer, $8 reason text
 SELECT open_epoch_v1($1, $2, $3, $4, $5, $6, $7, $8)
+
+-- name: short_redis_epochs
+-- How many of the latest epochs of Redis in a row ended by themselves sooner than this.
+-- Params: $1 shard smallint, $2 stable_ms bigint, $3 epochs_max bigint
+WITH latest AS (
+    SELECT epoch, mode, opened_at, reason FROM ledger_epochs WHERE shard = $1 ORDER BY epoch DESC LIMIT $3
+), lives AS (
+    SELECT epoch, mode, lead(opened_at) OVER following - opened_at AS life, lead(reason) OVER following AS ended_by
+      FROM latest WINDOW following AS (ORDER BY epoch)
+), ended AS (
+    SELECT epoch, extract(epoch FROM life) * 1000 < $2::bigint AS is_short FROM lives
+     WHERE mode = 'redis' AND ended_by NOT IN ('force_postgres', 'read_only', 'drain')
+)
+SELECT count(*) FROM ended
+ WHERE epoch > coalesce((SELECT max(epoch) FROM ended WHERE NOT is_short), 0)
 
 -- name: accounts_by_id
 -- What never changes about accounts, external ones included.
@@ -36,11 +52,17 @@ SELECT a.account_no, a.account_id, a.settled_minor::text, a.version::text, p.deb
 SELECT outcome, accepted_seq, accepted_at, duplicate_items
   FROM journal_batch_v1($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)
 
+-- name: decide_batch
+-- Decide and journal one micro-batch under row locks; see decide_batch_v1.
+-- Params: $1 shard smallint, $2 epoch bigint, $3 attempt_id bigint, $4 is_repeated boolean, $5 balance_max bigint, $6 account_nos bigint[], $7 changes_minor bigint[], $8 transaction_ids uuid[], $9 references text[], $10 metadata text[], $11 key_items integer[], $12 key_scopes integer[], $13 key_names text[]
+SELECT outcome, accepted_seq, accepted_at, words, availables
+  FROM decide_batch_v1($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)
+
 -- name: entries_by_identity
 -- The accepted movements that used any of these keys or ids.
 -- Params: $1 scopes integer[], $2 names text[]
 SELECT k.scope, k.name, e.batch_seq, e.item_no, e.created_at, e.change_minor, e.transaction_id,
-       e.reference, e.metadata::text, b.status, b.attempt_id, coalesce(b.settled_at, e.created_at) AS updated_at,
+       e.reference, e.metadata::text, b.status, b.mode, b.attempt_id, coalesce(b.settled_at, e.created_at) AS updated_at,
        a.account_no, a.account_id, a.currency, a.exponent
   FROM unnest($1::integer[], $2::text[]) AS w (scope, name)
   JOIN idempotency_keys k ON k.scope = w.scope AND k.name = w.name
@@ -53,7 +75,7 @@ SELECT k.scope, k.name, e.batch_seq, e.item_no, e.created_at, e.change_minor, e.
 -- The accepted movement at a place in the journal, unless its client chose its id.
 -- Params: $1 batch_seq bigint, $2 item_no smallint
 SELECT e.batch_seq, e.item_no, e.created_at, e.change_minor, e.transaction_id,
-       e.reference, e.metadata::text, b.status, b.attempt_id, coalesce(b.settled_at, e.created_at) AS updated_at,
+       e.reference, e.metadata::text, b.status, b.mode, b.attempt_id, coalesce(b.settled_at, e.created_at) AS updated_at,
        a.account_no, a.account_id, a.currency, a.exponent
   FROM journal_batches b
   JOIN journal_entries e ON e.batch_seq = b.batch_seq AND e.created_at = b.created_at AND e.item_no = $2
@@ -88,7 +110,7 @@ SELECT p.debit_minor, p.credit_minor, p.entry_count, i.*
   FROM pending_sums_v1($1) AS p
   LEFT JOIN LATERAL (
        SELECT e.batch_seq, e.item_no, e.created_at, e.change_minor, e.transaction_id, e.reference,
-              e.metadata::text, b.status, b.attempt_id, e.created_at AS updated_at
+              e.metadata::text, b.status, b.mode, b.attempt_id, e.created_at AS updated_at
          FROM journal_batches b
          JOIN journal_entries e ON e.account_no = $1 AND e.batch_seq = b.batch_seq AND e.created_at = b.created_at
         WHERE b.status = 'PENDING' AND (e.batch_seq, e.item_no) > ($2, $3)
@@ -135,10 +157,18 @@ SELECT max(version_after) AS version_after, max(settled_after_minor) FILTER (WHE
   FROM (SELECT *, version_after = max(version_after) OVER () AS is_last
           FROM settlement_lines WHERE account_no = $1 AND version_after > $2) AS l
 
--- name: settler_lag
--- Age of the oldest pending movement in milliseconds, 0 when nothing is pending.
-SELECT coalesce(extract(epoch FROM clock_timestamp() - min(created_at)) * 1000, 0)::bigint
-  FROM journal_batches WHERE status = 'PENDING'
+-- name: health_facts
+-- Age of the oldest pending movement (0 when nothing is pending), what operators have set, and the
+-- latest consistency check.
+-- Params: $1 shard smallint
+SELECT coalesce((SELECT extract(epoch FROM clock_timestamp() - min(created_at)) * 1000
+                   FROM journal_batches WHERE status = 'PENDING'), 0)::bigint AS lag_ms,
+       s.mode, s.forced_mode, o.action, o.actor, o.acted_at,
+       v.is_complete, v.mismatch_count, v.duration_us, v.verified_at, v.compared::text
+  FROM ledger_shards s
+  LEFT JOIN LATERAL (SELECT * FROM operator_actions ORDER BY action_no DESC LIMIT 1) AS o ON true
+  LEFT JOIN LATERAL (SELECT * FROM verifications ORDER BY verification_no DESC LIMIT 1) AS v ON true
+ WHERE s.shard = $1
 
 -- name: ensure_partitions
 -- Make the journal's partitions for the coming months.

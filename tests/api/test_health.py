@@ -21,7 +21,13 @@ async def test_a_working_instance_is_alive_and_ready(api: httpx.AsyncClient) -> 
 
 async def test_the_details_name_every_component(api: httpx.AsyncClient) -> None:
     details = (await api.get("/health/detailed")).json()
-    assert set(details["components"]) == {"postgres", "redis", "settler", "admission"}
+    assert set(details["components"]) == {
+        "postgres",
+        "redis",
+        "circuit_breaker",
+        "settler",
+        "admission",
+    }
     assert all(component["ok"] for component in details["components"].values())
     assert details["mode"] == "redis"
     assert details["epoch"] >= 1
@@ -29,7 +35,8 @@ async def test_the_details_name_every_component(api: httpx.AsyncClient) -> None:
     assert details["features"]["test_mode"] is True
 
 
-async def test_a_redis_that_shuts_us_out_makes_an_instance_unready_but_alive(
+@pytest.mark.reliability(redis_fallback=False, breaker_timeout_ms=100)
+async def test_without_fallback_a_redis_that_shuts_us_out_makes_an_instance_unready(
     api: httpx.AsyncClient, redis_client: Any
 ) -> None:
     redis_client.config_set("requirepass", "changed")

@@ -50,6 +50,7 @@ async def test_an_accepted_transaction_is_told_in_full(api_both: httpx.AsyncClie
         "type": "debit",
         "currency": "USD",
         "status": "PENDING",
+        "mode": "redis",
         "reference": "rent",
         "metadata": metadata,
     }

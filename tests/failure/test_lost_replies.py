@@ -92,6 +92,7 @@ async def test_a_journal_that_cannot_be_asked_is_said_to_be_unknown_and_a_retry_
     assert (await redis_hash(redis_client))["available"] == "600"
 
 
+@pytest.mark.reliability(redis_fallback=False, breaker_timeout_ms=100)
 async def test_while_redis_stalls_requests_are_refused_in_time_and_nothing_leaks(
     behind: Behind, database: Any, redis_client: Any
 ) -> None:
@@ -127,7 +128,7 @@ async def test_cut_connections_are_not_seen_by_clients(behind: Behind, database:
 
 async def test_the_client_of_redis_never_sends_a_script_again_by_itself(behind: Behind) -> None:
     """A money script sent again behind our back could run eleven times."""
-    client = behind.services.ledger._mode._redis
+    client = pipeline_of(behind.services)._mode._redis
     behind.redis.lose_reply_to(b"probe-key", 5)
     with pytest.raises(REDIS_ERRORS):
         await client.incr("probe-key")
@@ -209,6 +210,7 @@ async def test_a_statement_refused_after_an_unanswered_sending_is_no_refusal(
     assert await rows(database) == 1
 
 
+@pytest.mark.reliability(redis_fallback=False, breaker_timeout_ms=100)
 @pytest.mark.parametrize("where", ["redis", "postgres"])
 async def test_a_retry_behind_an_undecided_request_keeps_its_own_deadline(
     behind: Behind, where: str
@@ -221,6 +223,7 @@ async def test_a_retry_behind_an_undecided_request_keeps_its_own_deadline(
     assert refused.value.retryable
 
 
+@pytest.mark.reliability(redis_fallback=False, breaker_timeout_ms=100)
 async def test_the_confirm_of_another_attempt_holds_nobody_up(
     behind: Behind, database: Any, redis_client: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

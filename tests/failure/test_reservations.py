@@ -80,13 +80,14 @@ async def test_a_lost_account_reserves_nothing_on_the_others(
     async def unreachable(*_arguments: Any) -> None:
         raise errors.PostgresUnavailable
 
-    monkeypatch.setattr(services.ledger._mode, "_open", unreachable)
+    monkeypatch.setattr(pipeline_of(services)._mode, "_open", unreachable)
     results = await outcomes(services, [request("A", "2", idempotency_key="a"), request("B", "2")])
     assert all(isinstance(result, errors.Unavailable) for result in results)
     assert not reservations(redis_client)
     await services.ledger.post_transaction(request("A", "9"))
 
 
+@pytest.mark.reliability(redis_fallback=False, breaker_timeout_ms=100)
 async def test_a_confirm_gets_through_when_redis_is_out_of_memory(
     services: Services,
     open_account: OpenAccount,
@@ -145,6 +146,7 @@ async def test_an_instance_whose_slot_ended_is_not_ready(services: Services) -> 
     assert not health.components["admission"].ok
 
 
+@pytest.mark.reliability(redis_fallback=False, breaker_timeout_ms=100)
 async def test_a_replica_is_no_error_of_ours(
     services: Services, open_account: OpenAccount, redis_client: Any
 ) -> None:

@@ -21,6 +21,9 @@ def server(request: pytest.FixtureRequest, servers_folder: Path) -> Iterator[Emb
     server.stop()
 
 
+WITH_FLIGHTS = {"admit", "confirm"}
+
+
 class Scripts:
     """The scripts on one server, with the epoch 1 open."""
 
@@ -29,13 +32,15 @@ class Scripts:
         self.scripts = LuaScripts(redis)
         self.identity = f"{identity.run_id} {identity.replication_id} token"
         self.epoch_key = "subbalance:{0}:epoch:1"
+        self.flight_key = "subbalance:{0}:1:flight"
         self.number = 0
 
     async def call(
         self, name: str, accounts: list[str], *arguments: str, identity: str = ""
     ) -> object:
         """Call a script under the test's epoch; `accounts` are short names."""
-        keys = [self.epoch_key, *(self.account(name) for name in accounts)]
+        before = [self.epoch_key, self.flight_key] if name in WITH_FLIGHTS else [self.epoch_key]
+        keys = [*before, *(self.account(name) for name in accounts)]
         return await self.scripts.call(name, keys, [identity or self.identity, *arguments])
 
     async def numbered(
@@ -60,8 +65,11 @@ class Scripts:
         assert reply[0] == "done", reply
         return reply[1]
 
-    async def confirm(self, account: str, *items: str, attempt: str = "1") -> object:
-        return await self.numbered("confirm", [account], attempt, str(len(items) // 2), *items)
+    async def confirm(
+        self, account: str, *items: str, attempt: str = "1", extent: str = "whole"
+    ) -> object:
+        count = str(len(items) // 2)
+        return await self.numbered("confirm", [account], attempt, extent, count, *items)
 
     async def fields(self, account: str) -> dict[str, str]:
         return await self.redis.hgetall(self.account(account))

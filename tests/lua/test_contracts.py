@@ -8,11 +8,12 @@ import pytest
 from app.infra.scripts import SCRIPTS_FOLDER, ScriptContract, with_includes
 from app.ledger import codes
 
-ENUMS = (codes.Script, codes.Admitted, codes.Loaded, codes.Refreshed)
+ENUMS = (codes.Script, codes.Admitted, codes.Loaded, codes.Inspected, codes.Refreshed)
 SCRIPTS = sorted(SCRIPTS_FOLDER.glob("*.lua"))
 WORDS = {
     "admit": {*codes.Script, *codes.Admitted},
     "confirm": set(codes.Script),
+    "inspect": {codes.Script.DONE, codes.Script.FENCED, *codes.Inspected},
     "load": {codes.Script.DONE, codes.Script.FENCED, *codes.Loaded},
     "open": {codes.Script.DONE, codes.Script.FENCED},
     "refresh": {codes.Script.DONE, codes.Script.FENCED, *codes.Refreshed},

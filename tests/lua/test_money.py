@@ -130,9 +130,10 @@ async def test_a_delayed_copy_of_an_old_call_does_nothing(scripts: Scripts) -> N
     await scripts.load("A", "100")
     old = ("s", "1", "1", LARGEST, "1", "k", "-60")
     await scripts.call("admit", ["A"], *old)
-    await scripts.call("confirm", ["A"], "s", "2", "1", "1", "k", "released")
+    await scripts.call("confirm", ["A"], "s", "2", "1", "whole", "1", "k", "released")
     assert await scripts.call("admit", ["A"], *old) == ["stale", [], []]
-    assert await scripts.call("confirm", ["A"], "s", "1", "1", "1", "k", "journaled") == "stale"
+    late = ("s", "1", "1", "whole", "1", "k", "journaled")
+    assert await scripts.call("confirm", ["A"], *late) == "stale"
     assert (await scripts.fields("A"))["available"] == "100"
 
 
@@ -145,7 +146,7 @@ async def test_without_its_token_an_epoch_is_fenced(scripts: Scripts) -> None:
         [],
         [],
     ]
-    assert await scripts.numbered("confirm", ["A"], "1", "1", "k", "journaled") == "fenced"
+    assert await scripts.numbered("confirm", ["A"], "1", "whole", "1", "k", "journaled") == "fenced"
     assert await scripts.call("load", ["B"], "1", "1", "0", "0", "0") == ["fenced", []]
     assert await scripts.call("refresh", ["A"], "0", "1", "1", "0", "0") == ["fenced", [], []]
     assert await scripts.fields("A") == before

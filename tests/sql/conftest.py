@@ -49,6 +49,34 @@ class Sql:
             [name for _, name in keys],
         )
 
+    async def decide(
+        self,
+        changes: list[tuple[int, int]],
+        *,
+        attempt: int | None = None,
+        epoch: int = 0,
+        repeated: bool = False,
+        keys: list[tuple[int, str]] = (),
+        balance_max: int = 9 * 10**18,
+    ) -> Any:
+        """Decide (account number, change) items in mode `postgres`."""
+        if attempt is None:
+            self.attempt += 1
+            attempt = self.attempt
+        return await self.connection.fetchrow(
+            "SELECT * FROM decide_batch_v1("
+            "0::smallint, $1, $2, $3, $4, $5, $6, NULL, NULL, NULL, $7, $8, $9)",
+            epoch,
+            attempt,
+            repeated,
+            balance_max,
+            [account for account, _ in changes],
+            [change for _, change in changes],
+            [item for item, _ in keys],
+            [0 for _ in keys],
+            [name for _, name in keys],
+        )
+
     async def settle(self, batches_max: int = 1_000) -> Any:
         return await self.connection.fetchrow("SELECT * FROM settle_chunk_v1($1)", batches_max)
 
@@ -61,3 +89,10 @@ async def sql(database: Any) -> Sql:
     """The functions on a database whose epoch 0 is in force."""
     await database.execute("UPDATE ledger_shards SET postgres_identity = postgres_identity_v1()")
     return Sql(database)
+
+
+@pytest.fixture
+async def fallen_back(sql: Sql) -> Sql:
+    """The functions on a database where PostgreSQL decides in epoch 0."""
+    await sql.connection.execute("UPDATE ledger_shards SET mode = 'postgres'")
+    return sql

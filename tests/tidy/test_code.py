@@ -18,7 +18,6 @@ MAY_QUERY = {
     "app/ledger/mode.py",
     "app/ledger/settler.py",
     "app/ledger/store.py",
-    "app/workers/loops.py",
 }
 MAY_CALL_SCRIPTS = {"app/ledger/admission.py", "app/ledger/mode.py"}
 VAGUE = {"manager", "helper", "helpers", "utils", "util", "misc", "common"}

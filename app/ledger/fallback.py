@@ -1,0 +1,88 @@
+"""One micro-batch's way while Redis is gone: PostgreSQL decides and journals it in one call.
+
+The same batches, words and answers as in mode `redis`. There is nothing to reserve and nothing to
+confirm: what is admitted is durable when the call returns.
+"""
+
+from collections.abc import Sequence
+
+from app import errors
+from app.kit.ids import AttemptNumbers, EntryPosition
+from app.ledger.admission import Slot
+from app.ledger.answers import accept, answerable, fail, journaled_transaction, refusal
+from app.ledger.codes import Decided, Journaled
+from app.ledger.item import Item
+from app.ledger.journal import DecidedOutcome, Journal, until_known
+from app.ledger.mode import ModeKeeper, Ruling
+from app.ledger.store import LedgerStore
+
+
+class Fallback:
+    """Decides batches under the row locks of PostgreSQL."""
+
+    def __init__(
+        self, mode: ModeKeeper, journal: Journal, store: LedgerStore, attempts: AttemptNumbers
+    ) -> None:
+        """Put the parts together; does no I/O."""
+        self._mode = mode
+        self._journal = journal
+        self._store = store
+        self._attempts = attempts
+
+    async def decide(self, slot: Slot, ruling: Ruling, items: list[Item]) -> list[Item]:
+        """Take items through one attempt; returns those that need another one."""
+        attempt_id = self._attempts.draw()
+        outcome = await self._ask(slot, ruling, attempt_id, items)
+        if outcome.word is not Journaled.JOURNALED:
+            if outcome.word is Journaled.FENCED:
+                await self._mode.settle_ruling(ruling.epoch)
+            return items
+        unsettled: list[tuple[Item, Decided]] = []
+        for position, (item, word) in enumerate(zip(items, outcome.words, strict=True)):
+            if word is Decided.ADMITTED:
+                place = EntryPosition(outcome.batch_seq, position)
+                at = outcome.accepted_at
+                accept([(item, journaled_transaction(item, attempt_id, ruling.mode, place, at))])
+            elif word in (Decided.DUPLICATE, Decided.UNDECIDED):
+                unsettled.append((item, word))
+            else:
+                item.fail(refusal(item, word, outcome.availables[position]))
+        return await self._answer_repeated(unsettled)
+
+    async def _ask(
+        self, slot: Slot, ruling: Ruling, attempt_id: int, items: Sequence[Item]
+    ) -> DecidedOutcome:
+        async def ask(deadline: float, unsure: bool) -> DecidedOutcome:
+            return await self._journal.decide(
+                ruling.epoch, attempt_id, items, deadline, unsure=unsure
+            )
+
+        try:
+            return await until_known(slot, items, (), ask)
+        except Exception as exc:
+            fail(items, answerable(exc))
+            raise
+
+    async def _answer_repeated(self, unsettled: Sequence[tuple[Item, Decided]]) -> list[Item]:
+        """Answer items whose key is taken; returns those that an earlier sending left out.
+
+        Such an item was refused by a sending whose answer was lost, or its key was taken.
+        """
+        again: list[Item] = []
+        if not unsettled:
+            return again
+        try:
+            found = await self._store.transactions_by_identity(
+                [identity for item, _ in unsettled for identity in item.identities]
+            )
+        except errors.LedgerError as error:
+            fail((item for item, _ in unsettled), error)
+            return again
+        for item, word in unsettled:
+            if item.answer_from(found):
+                continue
+            if word is Decided.UNDECIDED:
+                again.append(item)
+            else:
+                item.fail(errors.InvariantViolation("a key is taken but its entry is missing"))
+        return again
