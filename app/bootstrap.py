@@ -23,18 +23,22 @@ from app.infra.resilience import Breaker
 from app.infra.scripts import LuaScripts
 from app.kit.ids import AttemptNumbers
 from app.kit.money import currency_exponent, minor_units, parse_amount
-from app.ledger.admission import Admission
+from app.ledger.admission import Admission, Slot
 from app.ledger.batcher import Batcher
+from app.ledger.compare import RedisComparison
+from app.ledger.consistency import ConsistencyCheck
 from app.ledger.health import HealthCheck
 from app.ledger.journal import Journal
 from app.ledger.mode import ModeKeeper
 from app.ledger.model import AccountRequest
 from app.ledger.pipeline import Pipeline
+from app.ledger.reaper import Reaper
 from app.ledger.recovery import Recovery
 from app.ledger.service import LedgerService
 from app.ledger.settler import Settler
 from app.ledger.store import LedgerStore, draw_process_number
 from app.ledger.sweeper import Sweeper
+from app.ledger.verify import Verifier
 from app.ledger.watch import ModeWatch
 from app.settings import Settings, load_settings
 
@@ -47,6 +51,8 @@ DEMO_ACCOUNTS = {"ACC001": "1000000", "ACC002": "500000", "ACC003": "2000000"}
 EPOCH_CHANNEL = "ledger_epoch"
 _STARTUP_WAIT_S = 15
 _PROBE_CONNECTIONS = 2
+# A reservation this many times older than the reaper allows is a leak it did not end.
+_LEAK_AGES = 3
 _SETTLER_TIMEOUT_MS = 60_000
 _MIGRATION_TIMEOUT_MS = 600_000
 
@@ -59,13 +65,23 @@ class Services(msgspec.Struct, frozen=True):
 
 
 class WorkerServices(msgspec.Struct, frozen=True):
-    """What the worker works with; the pool also serves the leader's lock."""
+    """What the worker works with."""
 
     settings: Settings
     settler: Settler
     recovery: Recovery
+    reaper: Reaper
+    consistency: ConsistencyCheck
     sweeper: Sweeper
-    pool: "Pool"
+
+
+class OperatorServices(msgspec.Struct, frozen=True):
+    """What an operator's command works with."""
+
+    mode: ModeKeeper
+    store: LedgerStore
+    settler: Settler
+    verifier: Verifier
 
 
 class _Parts(NamedTuple):
@@ -117,7 +133,9 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
             )
         )
         health = HealthCheck(settings, store, batcher, parts.mode, parts.breaker, probes)
-        yield Services(settings, LedgerService(settings, store, batcher, health, attempts))
+        verifier = _verifier(settings, parts, reads, store, probes)
+        ledger = LedgerService(settings, store, batcher, health, verifier, attempts)
+        yield Services(settings, ledger)
 
 
 @asynccontextmanager
@@ -127,16 +145,44 @@ async def open_worker_services(settings: Settings) -> AsyncIterator[WorkerServic
         parts = await _open_parts(stack, settings, _SETTLER_TIMEOUT_MS, connections=4)
         rules = settings.reliability
         store = LedgerStore(parts.pool, settings.postgres.timeout_ms)
+        attempts = await _numbered(parts.pool, settings)
         probes = await stack.enter_async_context(
             open_redis(settings.redis.url, rules.health_timeout_ms, _PROBE_CONNECTIONS)
         )
+        slot = Slot(f"{attempts.process_number}.reaper")
         yield WorkerServices(
             settings,
             Settler(parts.pool, parts.mode, parts.admission),
             Recovery(parts.mode, probes, store, rules),
+            Reaper(parts.mode, parts.admission, store, slot, rules.reap_age_ms),
+            ConsistencyCheck(
+                _verifier(settings, parts, parts.pool, store, probes),
+                parts.mode,
+                store,
+                rules.consistency_interval_ms,
+                may_repair=rules.auto_recovery,
+            ),
             Sweeper(parts.mode, probes),
-            parts.pool,
         )
+
+
+@asynccontextmanager
+async def open_operator_services(settings: Settings) -> AsyncIterator[OperatorServices]:
+    """Open what an operator's command needs; Redis need not be there."""
+    async with AsyncExitStack() as stack:
+        parts = await _open_parts(stack, settings, _SETTLER_TIMEOUT_MS, connections=2)
+        store = LedgerStore(parts.pool, settings.postgres.timeout_ms)
+        settler = Settler(parts.pool, parts.mode, parts.admission)
+        verifier = _verifier(settings, parts, parts.pool, store, parts.redis)
+        yield OperatorServices(parts.mode, store, settler, verifier)
+
+
+def _verifier(
+    settings: Settings, parts: "_Parts", pool: "Pool", store: LedgerStore, redis: "Redis"
+) -> Verifier:
+    leak_age_ms = _LEAK_AGES * settings.reliability.reap_age_ms
+    comparison = RedisComparison(pool, parts.admission, leak_age_ms)
+    return Verifier(parts.mode, store, redis, comparison)
 
 
 @asynccontextmanager
@@ -190,7 +236,7 @@ async def _open_parts(
         rules.breaker_failures, rules.breaker_timeout_ms / 1_000, enabled=rules.circuit_breaker
     )
     mode = ModeKeeper(pool, redis, scripts, breaker, may_fall_back=rules.redis_fallback)
-    return _Parts(pool, redis, scripts, breaker, mode, Admission(scripts, breaker))
+    return _Parts(pool, redis, scripts, breaker, mode, Admission(redis, scripts, breaker))
 
 
 @asynccontextmanager

@@ -51,12 +51,13 @@ VERIFY_ACCOUNTS_MAX: Final = 200
 VERIFY_SETTLEMENTS_MAX: Final = 20
 VERIFY_MISMATCHES_MAX: Final = 100
 VERIFY_ON_DEMAND_S: Final = 20.0
+VERIFY_COMMAND_S: Final = 3_600.0
 VERIFY_KEPT: Final = 1_000
 
-# One process numbers its attempts below 2^40, enough for 34 years at a thousand a second; the
-# process number fills the bits above, enough for eight million starts.
-ATTEMPTS_PER_PROCESS_MAX: Final = 2**40
-PROCESS_NUMBER_MAX: Final = 2**23 - 1
+# One process numbers its attempts below 2^36, enough for two years at a thousand a second; the
+# process number fills the bits above, enough for 134 million starts.
+ATTEMPTS_PER_PROCESS_MAX: Final = 2**36
+PROCESS_NUMBER_MAX: Final = 2**27 - 1
 BATCH_SEQ_MAX: Final = 2**62 - 1
 
 if AMOUNT_MINOR_MAX + BALANCE_MINOR_MAX > 10**19 or BALANCE_MINOR_MAX > INT64_MAX:

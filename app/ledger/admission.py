@@ -14,11 +14,13 @@ from app.infra.redis import REDIS_ERRORS
 from app.infra.resilience import Breaker, BreakerOpen
 from app.ledger.codes import Admitted, Inspected, Loaded, Refreshed, Script
 from app.ledger.item import Item
-from app.ledger.keys import account_key, epoch_key, flight_key
+from app.ledger.keys import account_id_of, account_key, epoch_key, flight_key
 from app.ledger.mode import Ruling
 from app.ledger.store import SHARD
 
 if TYPE_CHECKING:
+    from redis.asyncio import Redis
+
     from app.infra.scripts import LuaScripts
 
 JOURNALED = "journaled"
@@ -69,8 +71,9 @@ class Slot:
 class Admission:
     """The script calls of one shard."""
 
-    def __init__(self, scripts: "LuaScripts", breaker: Breaker) -> None:
-        """Use scripts that are bound to a client without retries."""
+    def __init__(self, redis: "Redis", scripts: "LuaScripts", breaker: Breaker) -> None:
+        """Use a client without retries, and scripts that are bound to it."""
+        self._redis = redis
         self._scripts = scripts
         self._breaker = breaker
 
@@ -172,6 +175,20 @@ class Admission:
         _check(call_word)
         if Loaded.VANISHED in words:
             raise LostData
+
+    async def in_flight(self, ruling: Ruling) -> dict[int, list[str]]:
+        """Read the attempts in flight, each with the ids of the accounts it may hold something on.
+
+        Raises `RedisUnavailable`.
+        """
+        try:
+            held = await self._redis.hgetall(flight_key(SHARD, ruling.epoch))
+        except REDIS_ERRORS as exc:
+            raise errors.RedisUnavailable(f"Redis does not answer: {exc}") from exc
+        return {
+            int(attempt_id): [account_id_of(key) for key in str(keys).split(" ")]
+            for attempt_id, keys in held.items()
+        }
 
     async def inspect(
         self, ruling: Ruling, account_ids: Sequence[str]

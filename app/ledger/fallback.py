@@ -53,9 +53,7 @@ class Fallback:
         self, slot: Slot, ruling: Ruling, attempt_id: int, items: Sequence[Item]
     ) -> DecidedOutcome:
         async def ask(deadline: float, unsure: bool) -> DecidedOutcome:
-            return await self._journal.decide(
-                ruling.epoch, attempt_id, items, deadline, unsure=unsure
-            )
+            return await self._journal.decide(ruling, attempt_id, items, deadline, unsure=unsure)
 
         try:
             return await until_known(slot, items, (), ask)

@@ -17,6 +17,7 @@ from app.ledger.admission import Slot
 from app.ledger.answers import fail
 from app.ledger.codes import Decided, Journaled
 from app.ledger.item import Item
+from app.ledger.mode import Ruling
 from app.ledger.store import QUERIES, SHARD, encode_json
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ class Journal:
 
     async def write(
         self,
-        epoch: int,
+        ruling: Ruling,
         attempt_id: int,
         items: Sequence[Item],
         deadline: float,
@@ -67,7 +68,7 @@ class Journal:
         columns = _columns(items)
 
         def arguments(_: bool) -> tuple[Any, ...]:
-            return (SHARD, epoch, attempt_id, *columns)
+            return (SHARD, ruling.epoch, ruling.token, attempt_id, *columns)
 
         return _outcome(
             await self._until_answered("journal_batch", arguments, deadline, unsure=unsure)
@@ -75,7 +76,7 @@ class Journal:
 
     async def decide(
         self,
-        epoch: int,
+        ruling: Ruling,
         attempt_id: int,
         items: Sequence[Item],
         deadline: float,
@@ -86,7 +87,15 @@ class Journal:
         columns = _columns(items)
 
         def arguments(is_repeated: bool) -> tuple[Any, ...]:
-            return (SHARD, epoch, attempt_id, is_repeated, limits.BALANCE_MINOR_MAX, *columns)
+            return (
+                SHARD,
+                ruling.epoch,
+                ruling.token,
+                attempt_id,
+                is_repeated,
+                limits.BALANCE_MINOR_MAX,
+                *columns,
+            )
 
         return _decided(
             await self._until_answered("decide_batch", arguments, deadline, unsure=unsure)

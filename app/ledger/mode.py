@@ -34,7 +34,10 @@ _log = logging.getLogger(__name__)
 
 
 class Ruling(NamedTuple):
-    """An epoch, who decides in it, which life of Redis that is, and the token of its opening."""
+    """An epoch, who decides in it, which life of Redis that is, and the word of its opening.
+
+    No other opening ever has the same word, whatever PostgreSQL or Redis forgets.
+    """
 
     epoch: int
     mode: Mode
@@ -85,26 +88,30 @@ class ModeKeeper:
         """The epoch as last learnt, 0 before any."""
         return self._current.epoch if self._current else 0
 
+    async def read_ruling(self) -> Ruling:
+        """Read who rules, whoever it is, without remembering it."""
+        return _ruling(await self.read_state())
+
     async def observe(self) -> Ruling | None:
         """Read who rules without opening anything; None when Redis does not."""
-        state = await self.read_state()
-        recorded = _ruling(state)
+        recorded = await self.read_ruling()
         return recorded if recorded.mode is Mode.REDIS and recorded.token else None
 
     async def learn(self) -> None:
         """Read who rules and adopt it if it is news. Raises `PostgresUnavailable`."""
-        state = await self.read_state()
-        if state["is_recorded_postgres"] and state["epoch"] > self.epoch:
-            self._adopt(_ruling(state))
+        async with self._lock:
+            state = await self.read_state()
+            if state["is_recorded_postgres"] and _ruling(state) != self._current:
+                self._adopt(_ruling(state))
 
     async def settle_ruling(
-        self, doubted_epoch: int | None = None, *, lost: bool = False, without_redis: bool = False
+        self, doubted_epoch: int | None = None, *, lost: str = "", without_redis: bool = False
     ) -> Ruling:
         """Learn who rules, or open the next epoch when the recorded one has ended.
 
         `doubted_epoch` is the epoch a call was fenced in; when another one has been learnt since,
-        that is the answer. `lost` says Redis lost data inside that epoch, `without_redis` that it
-        does not answer, so the epoch must end. One caller at a time.
+        that is the answer. `lost` says why Redis cannot be used in that epoch any more,
+        `without_redis` that it does not answer, so the epoch must end. One caller at a time.
         Raises `RedisUnavailable`, `PostgresUnavailable` or `UnusableDatabase`.
         """
         async with self._lock:
@@ -116,7 +123,7 @@ class ModeKeeper:
                 if without_redis and ended and _ruling(state).mode is Mode.REDIS:
                     ruling = await self._open_without_redis(state, "redis does not answer")
                 else:
-                    ruling = await self._next(state, lost=lost and ended)
+                    ruling = await self._next(state, lost if ended else "")
                 if ruling is not None:
                     return self._adopt(ruling)
         raise errors.RedisUnavailable("No epoch could be opened; others keep opening their own.")
@@ -158,23 +165,21 @@ class ModeKeeper:
         return state
 
     def _adopt(self, ruling: Ruling) -> Ruling:
-        """Remember a ruling unless a later one has been learnt; returns the one remembered."""
-        if self._current is not None and ruling.epoch < self._current.epoch:
-            return self._current
-        if self._current is None or ruling.epoch > self._current.epoch:
+        """Remember a ruling that was read or opened under the lock, hence the latest."""
+        if ruling != self._current:
             _log.warning("epoch %s: decided by %s", ruling.epoch, ruling.mode.value)
             if ruling.mode is Mode.REDIS:
                 self._breaker.close()
         self._current = ruling
         return ruling
 
-    async def _next(self, state: Any, *, lost: bool) -> Ruling | None:
+    async def _next(self, state: Any, lost: str) -> Ruling | None:
         """Find that the recorded ruling holds, or open the next; None when another was first."""
         recorded = _ruling(state)
         is_current = state["is_recorded_postgres"] and state["protocol_version"] == PROTOCOL_VERSION
         if recorded.mode is Mode.REDIS:
             may_hold = is_current and not lost
-            reason = "redis lost data" if lost else "redis is new"
+            reason = lost or "redis is new"
             return await self._next_after_redis(state, recorded, reason, may_hold=may_hold)
         if recorded.mode is Mode.CLOSED or is_current:
             return recorded
@@ -232,7 +237,7 @@ class ModeKeeper:
     async def _open_redis(
         self, expected: int, identity: RedisIdentity, reason: str
     ) -> Ruling | None:
-        opened = await self._open(expected, Mode.REDIS, reason, identity, uuid4().hex)
+        opened = await self._open(expected, Mode.REDIS, reason, identity)
         if opened is None or await self._write_token(opened):
             return opened
         if self._may_fall_back:
@@ -245,9 +250,9 @@ class ModeKeeper:
         mode: Mode,
         reason: str,
         identity: RedisIdentity = _NOBODY,
-        token: str = "",
     ) -> Ruling | None:
         """Open the next epoch if the expected one still rules, else return None."""
+        token = uuid4().hex
         arguments = (SHARD, expected, mode, *identity, token, PROTOCOL_VERSION, reason)
         try:
             epoch: int | None = await self._pool.fetchval(QUERIES["open_epoch"], *arguments)

@@ -76,6 +76,12 @@ class Identity(NamedTuple):
         """One string for maps and for Redis; scopes are numbers, so it is unambiguous."""
         return f"{self.scope}:{self.name}"
 
+    @classmethod
+    def of_text(cls, text: str) -> "Identity | None":
+        """Read what `text` wrote; None for the name of an anonymous request."""
+        scope, colon, name = text.partition(":")
+        return cls(int(scope), name) if colon and scope.isdigit() else None
+
 
 class TransactionRequest(msgspec.Struct, frozen=True, kw_only=True):
     """A transaction whose form was checked; its amount is not yet in minor units."""
@@ -187,6 +193,40 @@ class Consistency(msgspec.Struct, frozen=True, kw_only=True):
     duration_ms: float
     verified_at: datetime
     compared: dict[str, int]
+
+
+class Mismatch(msgspec.Struct, frozen=True, kw_only=True):
+    """One thing that is not as it must be; figures are in major units of the account's currency."""
+
+    kind: str
+    store: str
+    account_id: str | None
+    expected: str
+    found: str
+    place: str = ""
+
+
+class Verification(msgspec.Struct, frozen=True, kw_only=True):
+    """What one verification compared and found; `complete` when it left nothing out."""
+
+    complete: bool
+    mode: Mode
+    epoch: int
+    compared: dict[str, int]
+    mismatches: tuple[Mismatch, ...]
+    duration_ms: float
+    verified_at: datetime
+
+    @property
+    def is_clean(self) -> bool:
+        """Tell whether everything that was compared agrees."""
+        return not self.mismatches
+
+    @property
+    def is_redis_divergent(self) -> bool:
+        """Tell whether Redis must begin anew: it differs from a PostgreSQL without fault."""
+        stores = {mismatch.store for mismatch in self.mismatches}
+        return stores == {"redis"}
 
 
 class HealthFacts(msgspec.Struct, frozen=True, kw_only=True):

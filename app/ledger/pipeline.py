@@ -69,7 +69,7 @@ class Pipeline:
                     await self._mode.settle_ruling(ruling.epoch)
                 except LostData:
                     _log.warning("redis lost an account inside epoch %s", ruling.epoch)
-                    await self._mode.settle_ruling(ruling.epoch, lost=True)
+                    await self._mode.settle_ruling(ruling.epoch, lost="redis lost data")
             fail(items, errors.RedisUnavailable("The epoch keeps changing; nothing changed."))
         except errors.LedgerError as error:
             fail(items, error)
@@ -210,9 +210,7 @@ class Pipeline:
         """Journal. Whatever it raises, the reservations are given back."""
 
         async def ask(deadline: float, unsure: bool) -> JournalOutcome:
-            return await self._journal.write(
-                ruling.epoch, attempt_id, items, deadline, unsure=unsure
-            )
+            return await self._journal.write(ruling, attempt_id, items, deadline, unsure=unsure)
 
         try:
             return await until_known(slot, items, bystanders, ask)

@@ -38,11 +38,13 @@ from app.ledger.schemas import (
     TransactionAnswer,
     TransactionBody,
     TransactionView,
+    VerifyAnswer,
     account_answer,
     balance_answer,
     pending_answer,
     transaction_answer,
     transaction_view,
+    verify_answer,
 )
 from app.ledger.service import LedgerService
 
@@ -217,6 +219,19 @@ async def get_account(account_id: AccountIdPath, state: State) -> Response[bytes
     return json_answer(account_answer(details), headers={"ETag": details.etag})
 
 
+@get(
+    "/api/v1/verify",
+    summary="Prove that the books are right",
+    responses=documented(200, VerifyAnswer, (405, 500, 503)),
+)
+async def get_verify(state: State) -> Response[bytes]:
+    """Compare Redis, balances, settlements and journal, exact while traffic flows.
+
+    One run at a time. A history too long for one run is gone through by the runs that follow.
+    """
+    return json_answer(verify_answer(await state.ledger.verify()))
+
+
 @post(
     "/test/accounts",
     summary="Open test accounts",
@@ -277,6 +292,7 @@ def ledger_router(*, test_mode: bool) -> Router:
         find_transaction,
         post_account,
         get_account,
+        get_verify,
     ]
     if test_mode:
         handlers += [post_test_accounts, delete_test_cleanup]

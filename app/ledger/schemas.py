@@ -26,6 +26,7 @@ from app.ledger.model import (
     PendingPage,
     Transaction,
     TransactionRequest,
+    Verification,
     check_customer_account_id,
 )
 
@@ -176,6 +177,30 @@ class AccountAnswer(msgspec.Struct, kw_only=True):
     updated_at: str
 
 
+class MismatchView(msgspec.Struct, kw_only=True):
+    """One thing that is not as it must be, with both figures and the store that is wrong."""
+
+    kind: str
+    store: str
+    account_id: str | None
+    expected: str
+    found: str
+    place: str
+
+
+class VerifyAnswer(msgspec.Struct, kw_only=True):
+    """What was compared with what, and what differs; `complete` when nothing was left out."""
+
+    status: Literal["verified", "mismatch"]
+    complete: bool
+    mode: Mode
+    epoch: int
+    compared: dict[str, int]
+    mismatches: list[MismatchView]
+    duration_ms: float
+    verified_at: str
+
+
 class TestAccountsAnswer(msgspec.Struct, kw_only=True):
     """How many test accounts were opened, or were there already."""
 
@@ -263,6 +288,30 @@ def account_answer(details: AccountDetails) -> AccountAnswer:
         version=details.version,
         created_at=instant(details.created_at),
         updated_at=instant(details.updated_at),
+    )
+
+
+def verify_answer(verification: Verification) -> VerifyAnswer:
+    """Show a verification."""
+    return VerifyAnswer(
+        status="verified" if verification.is_clean else "mismatch",
+        complete=verification.complete,
+        mode=verification.mode,
+        epoch=verification.epoch,
+        compared=verification.compared,
+        mismatches=[
+            MismatchView(
+                kind=mismatch.kind,
+                store=mismatch.store,
+                account_id=mismatch.account_id,
+                expected=mismatch.expected,
+                found=mismatch.found,
+                place=mismatch.place,
+            )
+            for mismatch in verification.mismatches
+        ],
+        duration_ms=round(verification.duration_ms, 3),
+        verified_at=instant(verification.verified_at),
     )
 
 

@@ -23,10 +23,12 @@ from app.ledger.model import (
     PendingPage,
     Transaction,
     TransactionRequest,
+    Verification,
     check_account_id,
     check_customer_account_id,
 )
 from app.ledger.store import LedgerStore
+from app.ledger.verify import Verifier
 from app.settings import Settings
 
 _OPEN_SENDS_MAX = 3
@@ -41,6 +43,7 @@ class LedgerService:
         store: LedgerStore,
         batcher: Batcher,
         health: HealthCheck,
+        verifier: Verifier,
         attempts: AttemptNumbers,
     ) -> None:
         """Put the parts together inside the loop they will run in; does no I/O."""
@@ -50,6 +53,7 @@ class LedgerService:
         self._store = store
         self._batcher = batcher
         self._health = health
+        self._verifier = verifier
         self._attempts = attempts
         self._accounts: dict[str, Account] = {}
         self._anonymous_count = 0
@@ -194,6 +198,10 @@ class LedgerService:
             account_id=account_id, amount=amount, direction=direction, reference="test cleanup"
         )
         return await self.post_transaction(request)
+
+    async def verify(self) -> Verification:
+        """Compare everything with everything, as far as a bounded time allows."""
+        return await self._verifier.verify(limits.VERIFY_ON_DEMAND_S)
 
     async def health(self) -> LedgerHealth:
         """Ask every part how it is; bounded by the parts' own time-outs."""

@@ -28,6 +28,7 @@ from app.ledger.model import (
     Identity,
     PendingPage,
     Transaction,
+    Verification,
     external_account_id,
 )
 
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from app.infra.postgres import Pool
 
 QUERIES = {name: query.sql for name, query in load_queries("ledger").items()}
+VERIFY_QUERIES = {name: query.sql for name, query in load_queries("verify").items()}
 SHARD = 0
 _decode_metadata = msgspec.json.Decoder(dict[str, str]).decode
 _decode_counts = msgspec.json.Decoder(dict[str, int]).decode
@@ -60,10 +62,14 @@ class LedgerStore:
         except asyncpg.PostgresError as exc:
             raise errors.InvariantViolation(f"PostgreSQL refuses a statement: {exc}") from exc
 
-    async def _fetch(self, name: str, *arguments: Any) -> Sequence[_Row]:
+    async def fetch_sql(self, sql: str, *arguments: Any) -> Sequence[_Row]:
+        """Run one of the named statements."""
         async with self._reading() as connection:
-            rows: Sequence[_Row] = await connection.fetch(QUERIES[name], *arguments)
+            rows: Sequence[_Row] = await connection.fetch(sql, *arguments)
             return rows
+
+    async def _fetch(self, name: str, *arguments: Any) -> Sequence[_Row]:
+        return await self.fetch_sql(QUERIES[name], *arguments)
 
     async def accounts(self, account_ids: Sequence[str]) -> dict[str, Account]:
         """Look accounts up by id; an unknown id is simply missing from the answer."""
@@ -152,6 +158,30 @@ class LedgerStore:
         rows = await self._fetch("short_redis_epochs", SHARD, stable_ms, limits.EPOCHS_REMEMBERED)
         return int(rows[0][0])
 
+    async def void_attempt(self, attempt_id: int) -> bool:
+        """Put a tombstone on an attempt; False when it was journaled before."""
+        rows = await self._fetch("void_attempt", SHARD, attempt_id)
+        return bool(rows[0][0])
+
+    async def control(self, action: str, actor: str, reason: str) -> int:
+        """Do what an operator asks, and write it down; returns the epoch that rules then."""
+        rows = await self._fetch("control_ledger", SHARD, action, actor, reason)
+        return int(rows[0][0])
+
+    async def record(self, verification: Verification) -> None:
+        """Keep a verification's result for everybody to see."""
+        await self._fetch(
+            "record_verification",
+            verification.epoch,
+            verification.mode,
+            verification.complete,
+            encode_json(verification.compared).decode(),
+            len(verification.mismatches),
+            encode_json(verification.mismatches).decode(),
+            int(verification.duration_ms * 1_000),
+            limits.VERIFY_KEPT,
+        )
+
     async def health_facts(self) -> HealthFacts:
         """Read the settler's lag, the operators' settings and the latest consistency check."""
         row = (await self._fetch("health_facts", SHARD))[0]
@@ -179,10 +209,10 @@ async def draw_process_number(pool: "Pool", timeout_ms: int) -> int:
     """Take a process number; raises `PostgresUnavailable`."""
     try:
         async with asyncio.timeout(timeout_ms / 1_000):
-            return int(await pool.fetchval(QUERIES["process_number"]))
+            return int(await pool.fetchval(QUERIES["process_number"], SHARD))
     except POSTGRES_ERRORS as exc:
         raise errors.PostgresUnavailable(f"PostgreSQL does not answer: {exc}") from exc
-    except asyncpg.UndefinedTableError as exc:
+    except (asyncpg.UndefinedTableError, asyncpg.UndefinedFunctionError) as exc:
         raise errors.UnusableDatabase("The database has no schema yet.") from exc
 
 

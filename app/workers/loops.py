@@ -15,6 +15,7 @@ _log = logging.getLogger(__name__)
 _LEADER_LOCK = (7303, 0)
 _PARTITIONS_S = 3_600.0
 _SWEEP_S = 0.2
+_REAP_S = 1.0
 _SURVIVED: tuple[type[Exception], ...] = (
     errors.LedgerError,
     asyncpg.PostgresError,
@@ -46,6 +47,10 @@ async def _lead(services: WorkerServices) -> None:
         group.create_task(
             _always("recovery", services.recovery.step, rules.probe_interval_ms / 1_000)
         )
+        group.create_task(_always("reaper", services.reaper.step, _REAP_S))
+        if rules.consistency_check:
+            interval_s = rules.consistency_interval_ms / 1_000
+            group.create_task(_always("consistency", services.consistency.step, interval_s))
         group.create_task(_always("sweep", services.sweeper.step, _SWEEP_S))
 
 

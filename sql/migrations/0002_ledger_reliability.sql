@@ -5,6 +5,7 @@
 -- old process that meets another mode refuses until Redis decides again.
 
 ALTER TABLE ledger_shards
+    ADD COLUMN numbers_identity text,
     ADD COLUMN forced_mode text CONSTRAINT ledger_shards_forced_mode CHECK (forced_mode IN ('redis', 'postgres')),
     DROP CONSTRAINT ledger_shards_mode,
     ADD CONSTRAINT ledger_shards_mode CHECK (mode IN ('redis', 'postgres', 'closed'));
@@ -20,9 +21,26 @@ RETURN (SELECT system_identifier FROM pg_control_system())::text
     || '/' || (SELECT oid FROM pg_database WHERE datname = current_database())::text
     || '/' || pg_relation_filenode('ledger_shards')::text;
 
--- What a batch's changes sum to, written with the batch: a second witness of its entries. NULL in
--- batches that are older than this column.
-ALTER TABLE journal_batches ADD COLUMN change_sum_minor numeric(38,0);
+-- Process numbers come from a sequence, and a restored sequence would give out numbers that living
+-- processes have. So a PostgreSQL that has changed first goes far ahead; attempt ids get 27 bits of
+-- process number and 36 of their own, and the numbers given so far keep their attempt ids.
+ALTER SEQUENCE process_numbers MAXVALUE 134217727;
+SELECT setval('process_numbers', nextval('process_numbers') * 16 + 16);
+
+-- A number that no other process has or had, unless PostgreSQL lost more than 4096 starts of processes.
+CREATE FUNCTION process_number_v1(p_shard smallint) RETURNS bigint LANGUAGE plpgsql VOLATILE AS $$
+BEGIN
+    UPDATE ledger_shards SET numbers_identity = postgres_identity_v1()
+     WHERE shard = p_shard AND numbers_identity IS DISTINCT FROM postgres_identity_v1();
+    IF FOUND THEN
+        PERFORM setval('process_numbers', nextval('process_numbers') + 4096);
+    END IF;
+    RETURN nextval('process_numbers');
+END $$;
+
+-- What each item of a batch changes, by item number, NULL for an item that was left out: a second
+-- witness of its entries. NULL in batches that are older than this column.
+ALTER TABLE journal_batches ADD COLUMN changes_minor bigint[];
 
 CREATE OR REPLACE FUNCTION refuse_batch_change() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
@@ -32,7 +50,7 @@ BEGIN
     IF OLD.status = 'PENDING' AND NEW.status = 'SETTLED' AND NEW.settlement_id IS NOT NULL
        AND (NEW.batch_seq, NEW.shard, NEW.epoch, NEW.mode, NEW.attempt_id, NEW.entry_count, NEW.created_at)
          = (OLD.batch_seq, OLD.shard, OLD.epoch, OLD.mode, OLD.attempt_id, OLD.entry_count, OLD.created_at)
-       AND NEW.change_sum_minor IS NOT DISTINCT FROM OLD.change_sum_minor THEN
+       AND NEW.changes_minor IS NOT DISTINCT FROM OLD.changes_minor THEN
         RETURN NEW;
     END IF;
     RAISE EXCEPTION 'change of batch % refused: a batch only settles, and once', OLD.batch_seq
@@ -87,6 +105,11 @@ CREATE FUNCTION record_epoch_v1(p_shard smallint, p_reason text) RETURNS bigint 
     RETURNING epoch
 $$;
 
+-- The number of the epoch that follows. A PostgreSQL that has changed may have forgotten epochs that
+-- Redis still has keys of, so it leaves a gap.
+CREATE FUNCTION next_epoch_v1(p_shard ledger_shards) RETURNS bigint LANGUAGE sql VOLATILE
+RETURN p_shard.epoch + CASE WHEN p_shard.postgres_identity <> postgres_identity_v1() THEN 1000 ELSE 1 END;
+
 -- Open the next epoch if p_expected_epoch still rules; returns it, or NULL when another was first,
 -- the ledger is closed, or an operator forces another mode.
 -- Waits for journal SQL transactions in flight, at most lock_timeout; one that idles is ended by
@@ -97,8 +120,8 @@ CREATE OR REPLACE FUNCTION open_epoch_v1(
 ) RETURNS bigint LANGUAGE plpgsql VOLATILE SET lock_timeout = '5s' AS $$
 BEGIN
     PERFORM pg_advisory_xact_lock(fence_class_v1(), p_shard::integer);
-    UPDATE ledger_shards
-       SET epoch = epoch + 1, mode = p_mode, redis_run_id = p_redis_run_id,
+    UPDATE ledger_shards s
+       SET epoch = next_epoch_v1(s), mode = p_mode, redis_run_id = p_redis_run_id,
            redis_replication_id = p_redis_replication_id, redis_token = p_redis_token,
            postgres_identity = postgres_identity_v1(),
            protocol_version = p_protocol_version, changed_at = clock_timestamp()
@@ -134,8 +157,8 @@ BEGIN
                                        WHEN 'automatic' THEN NULL ELSE forced_mode END
      WHERE shard = p_shard;
     IF v_mode <> v_before.mode THEN
-        UPDATE ledger_shards
-           SET epoch = epoch + 1, mode = v_mode, redis_run_id = NULL, redis_replication_id = NULL, redis_token = NULL,
+        UPDATE ledger_shards s
+           SET epoch = next_epoch_v1(s), mode = v_mode, redis_run_id = NULL, redis_replication_id = NULL, redis_token = gen_random_uuid()::text,
                postgres_identity = postgres_identity_v1(), changed_at = clock_timestamp()
          WHERE shard = p_shard;
         PERFORM record_epoch_v1(p_shard, p_action);
@@ -182,17 +205,25 @@ BEGIN
     RETURN drop_duplicates_v1(p_batch_seq, p_key_items, p_key_scopes, p_key_names);
 END $$;
 
--- What the changes of a batch sum to, without some of its items.
-CREATE FUNCTION change_sum_v1(p_changes_minor bigint[], p_without integer[]) RETURNS numeric LANGUAGE sql IMMUTABLE AS $$
-    SELECT coalesce(sum(change_minor), 0)
+-- The changes of a batch with NULL for the items that were left out.
+CREATE FUNCTION kept_changes_v1(p_changes_minor bigint[], p_left_out integer[]) RETURNS bigint[] LANGUAGE sql IMMUTABLE AS $$
+    SELECT array_agg(CASE WHEN position - 1 <> ALL (p_left_out) THEN change_minor END ORDER BY position)
       FROM unnest(p_changes_minor) WITH ORDINALITY AS c (change_minor, position)
-     WHERE position - 1 <> ALL (p_without)
+$$;
+
+-- Whether an epoch rules: its number, its word, who decides in it, and on which PostgreSQL. The number
+-- alone would come again after PostgreSQL lost history. Call it in a statement after the fence's.
+CREATE FUNCTION epoch_rules_v1(p_shard smallint, p_epoch bigint, p_word text, p_mode text) RETURNS boolean
+LANGUAGE sql VOLATILE AS $$
+    SELECT s.epoch = p_epoch AND s.redis_token = p_word AND s.mode = p_mode AND s.postgres_identity = postgres_identity_v1()
+      FROM ledger_shards s WHERE s.shard = p_shard
 $$;
 
 -- Journal one micro-batch that Redis admitted under p_epoch: all of its items that are not
--- duplicates, or nothing. As before, and the batch carries the sum of its changes.
-CREATE OR REPLACE FUNCTION journal_batch_v1(
-    p_shard smallint, p_epoch bigint, p_attempt_id bigint,
+-- duplicates, or nothing. As journal_batch_v1, which older processes call; it also compares the
+-- epoch's word, and the batch carries its changes.
+CREATE FUNCTION journal_batch_v2(
+    p_shard smallint, p_epoch bigint, p_word text, p_attempt_id bigint,
     p_account_nos bigint[], p_changes_minor bigint[],
     p_transaction_ids uuid[], p_references text[], p_metadata text[],
     p_key_items integer[], p_key_scopes integer[], p_key_names text[],
@@ -202,12 +233,11 @@ DECLARE
     v_rules boolean;
 BEGIN
     PERFORM enter_fence_v1(p_shard);
-    SELECT s.epoch = p_epoch AND s.mode = 'redis' AND s.postgres_identity = postgres_identity_v1()
-      INTO v_rules FROM ledger_shards s WHERE s.shard = p_shard;
+    v_rules := epoch_rules_v1(p_shard, p_epoch, p_word, 'redis');
     IF v_rules THEN
-        INSERT INTO journal_batches (batch_seq, shard, epoch, mode, attempt_id, status, entry_count, change_sum_minor, created_at)
+        INSERT INTO journal_batches (batch_seq, shard, epoch, mode, attempt_id, status, entry_count, changes_minor, created_at)
         VALUES (nextval('journal_batch_seq'), p_shard, p_epoch, 'redis', p_attempt_id, 'PENDING',
-                cardinality(p_account_nos), change_sum_v1(p_changes_minor, '{}'), clock_timestamp())
+                cardinality(p_account_nos), p_changes_minor, clock_timestamp())
         ON CONFLICT (attempt_id) DO NOTHING
         RETURNING batch_seq, created_at INTO accepted_seq, accepted_at;
     END IF;
@@ -222,7 +252,7 @@ BEGIN
 
     duplicate_items := claim_keys_v1(accepted_seq, p_account_nos, p_key_items, p_key_scopes, p_key_names);
     IF duplicate_items <> '{}' THEN
-        UPDATE journal_batches SET change_sum_minor = change_sum_v1(p_changes_minor, duplicate_items)
+        UPDATE journal_batches SET changes_minor = kept_changes_v1(p_changes_minor, duplicate_items)
          WHERE batch_seq = accepted_seq;
     END IF;
     INSERT INTO journal_entries (account_no, batch_seq, created_at, change_minor, item_no,
@@ -237,7 +267,7 @@ END $$;
 
 -- Decide and journal one micro-batch in mode postgres, under the locks of its account rows.
 --
--- Arguments as in journal_batch_v1, and p_is_repeated: an earlier sending was not answered.
+-- Arguments as in journal_batch_v2, and p_is_repeated: an earlier sending was not answered.
 -- outcome   journaled  words say what became of each item; the admitted ones are durable
 --           fenced     another epoch rules; this attempt wrote nothing and never will
 --           void       the attempt has a tombstone; nothing was written
@@ -247,7 +277,7 @@ END $$;
 -- Run again with the same attempt it finds what the first run journaled. A repeated sending that
 -- admits nothing leaves a tombstone, so that no late copy of the first one admits what was refused.
 CREATE FUNCTION decide_batch_v1(
-    p_shard smallint, p_epoch bigint, p_attempt_id bigint, p_is_repeated boolean, p_balance_max bigint,
+    p_shard smallint, p_epoch bigint, p_word text, p_attempt_id bigint, p_is_repeated boolean, p_balance_max bigint,
     p_account_nos bigint[], p_changes_minor bigint[],
     p_transaction_ids uuid[], p_references text[], p_metadata text[],
     p_key_items integer[], p_key_scopes integer[], p_key_names text[],
@@ -260,15 +290,14 @@ DECLARE
     v_left_out   integer[];
 BEGIN
     PERFORM enter_fence_v1(p_shard);
-    SELECT s.epoch = p_epoch AND s.mode = 'postgres' AND s.postgres_identity = postgres_identity_v1()
-      INTO v_rules FROM ledger_shards s WHERE s.shard = p_shard;
+    v_rules := epoch_rules_v1(p_shard, p_epoch, p_word, 'postgres');
     IF v_rules THEN
         -- The place in the journal is drawn under the locks: whatever this decision sees of its
         -- accounts then stands before it in the journal.
         PERFORM FROM accounts a WHERE a.account_no = ANY (p_account_nos) ORDER BY a.account_no FOR NO KEY UPDATE;
-        INSERT INTO journal_batches (batch_seq, shard, epoch, mode, attempt_id, status, entry_count, change_sum_minor, created_at)
+        INSERT INTO journal_batches (batch_seq, shard, epoch, mode, attempt_id, status, entry_count, changes_minor, created_at)
         VALUES (nextval('journal_batch_seq'), p_shard, p_epoch, 'postgres', p_attempt_id, 'PENDING',
-                v_count, change_sum_v1(p_changes_minor, '{}'), clock_timestamp())
+                v_count, p_changes_minor, clock_timestamp())
         ON CONFLICT (attempt_id) DO NOTHING
         RETURNING batch_seq, created_at INTO accepted_seq, accepted_at;
     END IF;
@@ -296,7 +325,7 @@ BEGIN
          USING unnest(p_key_items, p_key_scopes, p_key_names) AS k (item, scope, name)
          WHERE i.scope = k.scope AND i.name = k.name AND i.batch_seq = accepted_seq AND k.item = ANY (v_left_out);
         UPDATE journal_batches
-           SET entry_count = v_count - cardinality(v_left_out), change_sum_minor = change_sum_v1(p_changes_minor, v_left_out),
+           SET entry_count = v_count - cardinality(v_left_out), changes_minor = kept_changes_v1(p_changes_minor, v_left_out),
                status = CASE WHEN cardinality(v_left_out) = v_count THEN 'VOID' ELSE 'PENDING' END
          WHERE batch_seq = accepted_seq;
     END IF;
@@ -382,12 +411,19 @@ BEGIN
     IF v_account_no IS NULL OR p_opening_minor = 0 THEN
         RETURN v_account_no;
     END IF;
-    INSERT INTO journal_batches (batch_seq, shard, epoch, mode, attempt_id, status, entry_count, change_sum_minor, created_at)
-    VALUES (nextval('journal_batch_seq'), p_shard, v_shard.epoch, v_shard.mode, p_attempt_id, 'PENDING', 1, p_opening_minor, v_now)
+    INSERT INTO journal_batches (batch_seq, shard, epoch, mode, attempt_id, status, entry_count, changes_minor, created_at)
+    VALUES (nextval('journal_batch_seq'), p_shard, v_shard.epoch, v_shard.mode, p_attempt_id, 'PENDING', 1, ARRAY[p_opening_minor], v_now)
     RETURNING batch_seq INTO v_batch_seq;
     INSERT INTO idempotency_keys (scope, name, account_no, batch_seq, item_no)
     VALUES (0, p_opening_name, v_account_no, v_batch_seq, 0);
     INSERT INTO journal_entries (account_no, batch_seq, created_at, change_minor, item_no, reference)
     VALUES (v_account_no, v_batch_seq, v_now, p_opening_minor, 0, 'opening balance');
     RETURN v_account_no;
+END $$;
+
+-- Hold a shard's fence exclusively until the SQL transaction ends: nothing is journaled meanwhile,
+-- so Redis and PostgreSQL can be read as of one instant. The caller must be short.
+CREATE FUNCTION hold_fence_v1(p_shard smallint) RETURNS void LANGUAGE plpgsql VOLATILE SET lock_timeout = '1s' AS $$
+BEGIN
+    PERFORM pg_advisory_xact_lock(fence_class_v1(), p_shard::integer);
 END $$;

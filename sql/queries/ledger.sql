@@ -1,8 +1,9 @@
--- Every statement of the ledger, by name. A test prepares each one and compares its parameters.
+-- Every statement of the ledger but those of verification, by name. A test prepares each one and compares its parameters.
 
 -- name: process_number
--- A number no other process ever had.
-SELECT nextval('process_numbers')
+-- A number no other process ever had; see process_number_v1.
+-- Params: $1 shard smallint
+SELECT process_number_v1($1)
 
 -- name: shard_state
 -- Who rules a shard, since when, and whether this PostgreSQL is the one that was recorded.
@@ -47,16 +48,16 @@ SELECT a.account_no, a.account_id, a.settled_minor::text, a.version::text, p.deb
  WHERE a.account_no = ANY ($1) AND a.kind = 'customer'
 
 -- name: journal_batch
--- Journal one micro-batch; see journal_batch_v1.
--- Params: $1 shard smallint, $2 epoch bigint, $3 attempt_id bigint, $4 account_nos bigint[], $5 changes_minor bigint[], $6 transaction_ids uuid[], $7 references text[], $8 metadata text[], $9 key_items integer[], $10 key_scopes integer[], $11 key_names text[]
+-- Journal one micro-batch; see journal_batch_v2.
+-- Params: $1 shard smallint, $2 epoch bigint, $3 word text, $4 attempt_id bigint, $5 account_nos bigint[], $6 changes_minor bigint[], $7 transaction_ids uuid[], $8 references text[], $9 metadata text[], $10 key_items integer[], $11 key_scopes integer[], $12 key_names text[]
 SELECT outcome, accepted_seq, accepted_at, duplicate_items
-  FROM journal_batch_v1($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)
+  FROM journal_batch_v2($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)
 
 -- name: decide_batch
 -- Decide and journal one micro-batch under row locks; see decide_batch_v1.
--- Params: $1 shard smallint, $2 epoch bigint, $3 attempt_id bigint, $4 is_repeated boolean, $5 balance_max bigint, $6 account_nos bigint[], $7 changes_minor bigint[], $8 transaction_ids uuid[], $9 references text[], $10 metadata text[], $11 key_items integer[], $12 key_scopes integer[], $13 key_names text[]
+-- Params: $1 shard smallint, $2 epoch bigint, $3 word text, $4 attempt_id bigint, $5 is_repeated boolean, $6 balance_max bigint, $7 account_nos bigint[], $8 changes_minor bigint[], $9 transaction_ids uuid[], $10 references text[], $11 metadata text[], $12 key_items integer[], $13 key_scopes integer[], $14 key_names text[]
 SELECT outcome, accepted_seq, accepted_at, words, availables
-  FROM decide_batch_v1($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)
+  FROM decide_batch_v1($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)
 
 -- name: entries_by_identity
 -- The accepted movements that used any of these keys or ids.
@@ -174,3 +175,34 @@ SELECT coalesce((SELECT extract(epoch FROM clock_timestamp() - min(created_at)) 
 -- Make the journal's partitions for the coming months.
 -- Params: $1 months_ahead integer
 SELECT ensure_journal_partitions_v1($1)
+
+-- name: void_attempt
+-- Put a tombstone on an attempt unless it was journaled; tells whether it is void.
+-- Params: $1 shard smallint, $2 attempt_id bigint
+SELECT void_attempt_v1($1, $2)
+
+-- name: attempts_journaled
+-- Those of these attempts that were journaled.
+-- Params: $1 attempt_ids bigint[]
+SELECT attempt_id, batch_seq FROM journal_batches WHERE attempt_id = ANY ($1) AND status <> 'VOID'
+
+-- name: keys_taken
+-- Which batch took each of these keys.
+-- Params: $1 scopes integer[], $2 names text[]
+SELECT k.scope, k.name, k.batch_seq
+  FROM unnest($1::integer[], $2::text[]) AS w (scope, name) JOIN idempotency_keys k USING (scope, name)
+
+-- name: control_ledger
+-- Do what an operator asks; see control_ledger_v1.
+-- Params: $1 shard smallint, $2 action text, $3 actor text, $4 reason text
+SELECT control_ledger_v1($1, $2, $3, $4)
+
+-- name: record_verification
+-- Keep the result of a consistency check, and no more than so many of them.
+-- Params: $1 epoch bigint, $2 mode text, $3 is_complete boolean, $4 compared text, $5 mismatch_count integer, $6 mismatches text, $7 duration_us bigint, $8 kept bigint
+WITH written AS (
+    INSERT INTO verifications (epoch, mode, is_complete, compared, mismatch_count, mismatches, duration_us, verified_at)
+    VALUES ($1, $2, $3, $4::text::jsonb, $5, $6::text::jsonb, $7, clock_timestamp())
+    RETURNING verification_no
+)
+DELETE FROM verifications WHERE verification_no <= (SELECT verification_no FROM written) - $8::bigint

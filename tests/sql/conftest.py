@@ -31,14 +31,15 @@ class Sql:
         epoch: int = 0,
         keys: list[tuple[int, str]] = (),
         ids: list[str | None] | None = None,
+        word: str = "word",
     ) -> Any:
         """Journal (account number, change) items with (item, name) keys."""
         if attempt is None:
             self.attempt += 1
             attempt = self.attempt
         return await self.connection.fetchrow(
-            "SELECT * FROM journal_batch_v1("
-            "0::smallint, $1, $2, $3, $4, $5, NULL, NULL, $6, $7, $8)",
+            "SELECT * FROM journal_batch_v2("
+            "0::smallint, $1, $9, $2, $3, $4, $5, NULL, NULL, $6, $7, $8)",
             epoch,
             attempt,
             [account for account, _ in changes],
@@ -47,6 +48,7 @@ class Sql:
             [item for item, _ in keys],
             [0 for _ in keys],
             [name for _, name in keys],
+            word,
         )
 
     async def decide(
@@ -58,6 +60,7 @@ class Sql:
         repeated: bool = False,
         keys: list[tuple[int, str]] = (),
         balance_max: int = 9 * 10**18,
+        word: str = "word",
     ) -> Any:
         """Decide (account number, change) items in mode `postgres`."""
         if attempt is None:
@@ -65,7 +68,7 @@ class Sql:
             attempt = self.attempt
         return await self.connection.fetchrow(
             "SELECT * FROM decide_batch_v1("
-            "0::smallint, $1, $2, $3, $4, $5, $6, NULL, NULL, NULL, $7, $8, $9)",
+            "0::smallint, $1, $10, $2, $3, $4, $5, $6, NULL, NULL, NULL, $7, $8, $9)",
             epoch,
             attempt,
             repeated,
@@ -75,6 +78,7 @@ class Sql:
             [item for item, _ in keys],
             [0 for _ in keys],
             [name for _, name in keys],
+            word,
         )
 
     async def settle(self, batches_max: int = 1_000) -> Any:
@@ -87,7 +91,9 @@ class Sql:
 @pytest.fixture
 async def sql(database: Any) -> Sql:
     """The functions on a database whose epoch 0 is in force."""
-    await database.execute("UPDATE ledger_shards SET postgres_identity = postgres_identity_v1()")
+    await database.execute(
+        "UPDATE ledger_shards SET postgres_identity = postgres_identity_v1(), redis_token = 'word'"
+    )
     return Sql(database)
 
 

@@ -19,7 +19,8 @@ async def test_a_batch_is_journaled_with_its_keys(sql: Sql) -> None:
 
 
 @pytest.mark.parametrize(
-    "change", ["epoch = 1", "mode = 'postgres'", "postgres_identity = 'other/1'"]
+    "change",
+    ["epoch = 1", "mode = 'postgres'", "postgres_identity = 'other/1'", "redis_token = 'other'"],
 )
 async def test_under_another_ruling_nothing_is_written(sql: Sql, change: str) -> None:
     account = await sql.open_account("A")

@@ -14,6 +14,7 @@ QUERY_CALLS = {"fetch", "fetchrow", "fetchval", "execute"}
 MAY_QUERY = {
     "app/infra/migrations.py",
     "app/infra/postgres.py",
+    "app/ledger/compare.py",
     "app/ledger/journal.py",
     "app/ledger/mode.py",
     "app/ledger/settler.py",
@@ -60,7 +61,13 @@ def test_queries_and_scripts_stay_where_they_belong(module: Path) -> None:
 
 
 def test_only_settings_is_given_the_environment() -> None:
-    starters = {"app/bootstrap.py", "app/main.py", "app/run.py", "app/workers/__main__.py"}
+    starters = {
+        "app/bootstrap.py",
+        "app/main.py",
+        "app/operate.py",
+        "app/run.py",
+        "app/workers/__main__.py",
+    }
     for module in MODULES:
         if "os.environ" in module.read_text():
             assert name_of(module) in starters

@@ -1,0 +1,189 @@
+"""Compares accounts in Redis with PostgreSQL as of one instant, while traffic flows.
+
+The journal's fence is held for a moment: nothing is journaled meanwhile, so each attempt in flight
+is journaled or not, and every cent that differs has a name.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import asyncpg
+
+from app import errors
+from app.infra.postgres import POSTGRES_ERRORS
+from app.kit.money import decimal_text
+from app.ledger.admission import Admission, Fenced
+from app.ledger.codes import Inspected
+from app.ledger.flights import Flight, flights_of, journaled_among
+from app.ledger.mode import Ruling
+from app.ledger.model import Mismatch
+from app.ledger.store import SHARD, VERIFY_QUERIES
+
+if TYPE_CHECKING:
+    from app.infra.postgres import Connection, Pool
+
+# How long the fence may be held: a chunk takes some milliseconds.
+_HELD_S = 0.5
+_TRIES_MAX = 3
+Inspection = dict[str, tuple[Inspected, dict[str, str]]]
+
+
+class EpochOver(Exception):
+    """The epoch ended meanwhile; there is nothing left to compare."""
+
+
+class RedisComparison:
+    """Compares chunks of accounts; remembers since when it has seen each reservation."""
+
+    def __init__(
+        self,
+        pool: "Pool",
+        admission: Admission,
+        leak_age_ms: int,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """A reservation seen for longer than `leak_age_ms` is a mismatch; `clock` gives seconds."""
+        self._pool = pool
+        self._admission = admission
+        self._leak_age_s = leak_age_ms / 1_000
+        self._clock = clock
+        self._seen: dict[Flight, float] = {}
+
+    def begin(self) -> None:
+        """Begin a pass over all accounts."""
+        self._next_seen: dict[Flight, float] = {}
+
+    def end(self) -> None:
+        """End a complete pass: what was not seen in it is in flight no more."""
+        self._seen = self._next_seen
+
+    async def compare(
+        self, ruling: Ruling, account_ids: Sequence[str]
+    ) -> tuple[list[Mismatch], int]:
+        """Compare some accounts; returns what differs and how many reservations were in flight.
+
+        Raises `EpochOver`, `RedisUnavailable` or `PostgresUnavailable`.
+        """
+        inspection, rows, journaled, settled = await self._read_patiently(ruling, account_ids)
+        now, found, flight_count = self._clock(), [], 0
+        for row in rows:
+            word, fields = inspection[row["account_id"]]
+            flights = flights_of(row["account_id"], fields)
+            flight_count += len(flights)
+            if word is Inspected.VANISHED:
+                found.append(_mismatch("redis_vanished", row, "a hash", "nothing"))
+            elif word is Inspected.PRESENT:
+                found += _differences(row, fields, flights, journaled, settled)
+            found += [_leak(row, flight) for flight in flights if self._is_leak(flight, now)]
+        return found, flight_count
+
+    async def _read_patiently(
+        self, ruling: Ruling, account_ids: Sequence[str]
+    ) -> tuple[Inspection, Sequence[Any], frozenset[Flight], dict[int, int]]:
+        """Read both sides; where the fence could not be had in time, try again, some times."""
+        failure: Exception | None = None
+        for _ in range(_TRIES_MAX):
+            try:
+                async with self._pool.acquire(timeout=_HELD_S) as connection:
+                    inspection, rows, journaled = await self._read(connection, ruling, account_ids)
+                    settled = await self._settled_at(connection, inspection, rows)
+                    return inspection, rows, journaled, settled
+            except Fenced as exc:
+                raise EpochOver from exc
+            except POSTGRES_ERRORS as exc:
+                failure = exc
+                await asyncio.sleep(_HELD_S)
+            except asyncpg.PostgresError as exc:
+                raise errors.InvariantViolation(f"PostgreSQL refuses a statement: {exc}") from exc
+        raise errors.PostgresUnavailable(f"PostgreSQL does not answer: {failure}") from failure
+
+    async def _read(
+        self, connection: "Connection", ruling: Ruling, account_ids: Sequence[str]
+    ) -> tuple[Inspection, Sequence[Any], frozenset[Flight]]:
+        """Read both sides under the fence; whatever takes long or is paused lets go of it."""
+        async with asyncio.timeout(_HELD_S), connection.transaction():
+            await connection.execute(VERIFY_QUERIES["hold_fence"], SHARD)
+            state = await connection.fetchrow(VERIFY_QUERIES["ruling"], SHARD)
+            if state is None or tuple(state) != (ruling.mode, ruling.epoch):
+                raise EpochOver
+            inspection = await self._admission.inspect(ruling, account_ids)
+            rows = await connection.fetch(VERIFY_QUERIES["loaded_accounts"], list(account_ids))
+            flights = [
+                flight
+                for account_id, (_, fields) in inspection.items()
+                for flight in flights_of(account_id, fields)
+            ]
+            return inspection, rows, await journaled_among(connection.fetch, flights)
+
+    async def _settled_at(
+        self, connection: "Connection", inspection: Inspection, rows: Sequence[Any]
+    ) -> dict[int, int]:
+        """Read what accounts had settled at the versions Redis shows."""
+        shown = {
+            row["account_no"]: int(fields["version"])
+            for row in rows
+            for fields in [inspection[row["account_id"]][1]]
+            if "version" in fields
+        }
+        lines = await connection.fetch(
+            VERIFY_QUERIES["settled_at"], list(shown), list(shown.values())
+        )
+        settled = {row["account_no"]: int(row["settled_after_minor"]) for row in lines}
+        return {number: 0 for number, version in shown.items() if version == 0} | settled
+
+    def _is_leak(self, flight: Flight, now: float) -> bool:
+        since = self._next_seen[flight] = self._seen.get(flight, now)
+        return now - since > self._leak_age_s
+
+
+def _differences(
+    row: Any,
+    fields: dict[str, str],
+    flights: list[Flight],
+    journaled: frozenset[Flight],
+    settled: dict[int, int],
+) -> list[Mismatch]:
+    """Compare one account; a reservation that is journaled counts as PostgreSQL counts it."""
+    reserved = sum(f.change_minor for f in flights if f.change_minor < 0 and f not in journaled)
+    untold = sum(f.change_minor for f in flights if f.change_minor > 0 and f in journaled)
+    incoming = sum(f.change_minor for f in flights if f.change_minor > 0)
+    pending = int(row["credit_minor"]) - int(row["debit_minor"])
+    available = int(row["settled_minor"]) + pending + row["credit_limit_minor"]
+    sums = int(fields["settled"]) + int(fields["pending_credit"]) - int(fields["pending_debit"])
+    expected = {
+        "redis_available": (available + reserved - untold, int(fields["available"])),
+        "redis_incoming": (incoming, int(fields["incoming"])),
+        "redis_sums": (sums + row["credit_limit_minor"], int(fields["available"])),
+        "redis_settled": (settled.get(row["account_no"]), int(fields["settled"])),
+    }
+    return [
+        _mismatch(
+            kind,
+            row,
+            "a version PostgreSQL has" if wanted is None else _text(row, wanted),
+            _text(row, found),
+        )
+        for kind, (wanted, found) in expected.items()
+        if wanted != found
+    ]
+
+
+def _leak(row: Any, flight: Flight) -> Mismatch:
+    return _mismatch(
+        "reservation_leaked",
+        row,
+        "confirmed or released",
+        f"{_text(row, flight.change_minor)} held by attempt {flight.attempt_id}",
+    )
+
+
+def _mismatch(kind: str, row: Any, expected: str, found: str) -> Mismatch:
+    return Mismatch(
+        kind=kind, store="redis", account_id=row["account_id"], expected=expected, found=found
+    )
+
+
+def _text(row: Any, amount_minor: int) -> str:
+    return decimal_text(amount_minor, row["exponent"])

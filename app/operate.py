@@ -1,0 +1,95 @@
+"""`python -m app.operate`: what an operator does to the ledger as a whole.
+
+It works on the database that DATABASE_URL names, whatever else is down. Every act is written down
+in `operator_actions` with who did it and why, and shows in `/health/detailed`.
+"""
+
+import argparse
+import asyncio
+import getpass
+import logging
+import os
+import socket
+import sys
+
+from app import errors, limits
+from app.bootstrap import open_operator_services
+from app.ledger.model import Verification
+from app.settings import load_settings
+
+ACTIONS = {
+    "status": "show who decides and what operators have set",
+    "verify": "compare everything with everything; exit code 1 when something differs",
+    "force-redis": "nobody may take the decision away from Redis",
+    "force-postgres": "PostgreSQL decides until told otherwise",
+    "automatic": "nothing is forced any more",
+    "read-only": "accept nothing from here on; reads go on",
+    "drain": "the same, and settle what is pending, before maintenance",
+    "resume": "accept again after read-only or drain",
+}
+_DRAIN_S = 60
+_ACTOR_LENGTH_MAX = 200
+
+
+async def operate(arguments: argparse.Namespace) -> int:
+    """Do one thing and say what came of it; 0 when it is as it should be."""
+    async with open_operator_services(load_settings(os.environ)) as services:
+        if arguments.action == "verify":
+            return _tell(await services.verifier.verify(limits.VERIFY_COMMAND_S))
+        if arguments.action != "status":
+            action = arguments.action.replace("-", "_")
+            epoch = await services.store.control(action, arguments.by, arguments.reason)
+            print(f"done: {arguments.action}; epoch {epoch} rules")
+        if arguments.action == "drain":
+            async with asyncio.timeout(_DRAIN_S):
+                settled = await services.settler.settle()
+            print(f"drained: nothing is pending; settled {settled.entries} movements just now")
+        state = await services.mode.read_state()
+        facts = await services.store.health_facts()
+        print(
+            f"mode {state['mode']}, epoch {state['epoch']}, forced {state['forced_mode'] or 'no'}"
+        )
+        if facts.controls is not None and facts.controls.last_action is not None:
+            controls = facts.controls
+            at = controls.last_action_at
+            print(f"last act: {controls.last_action} by {controls.last_actor} at {at}")
+        return 0
+
+
+def _tell(verification: Verification) -> int:
+    counts = ", ".join(f"{count} {name}" for name, count in verification.compared.items())
+    print(f"compared {counts} in {verification.duration_ms:.0f} ms")
+    for mismatch in verification.mismatches:
+        print(
+            f"MISMATCH {mismatch.kind} in {mismatch.store}, account {mismatch.account_id}:"
+            f" expected {mismatch.expected}, found {mismatch.found} {mismatch.place}"
+        )
+    if not verification.complete:
+        print("not complete: time ran out, or Redis went away")
+    verdict = "verified" if verification.is_clean else "mismatch"
+    print(verdict)
+    return 0 if verification.is_clean and verification.complete else 1
+
+
+def main(arguments: list[str]) -> int:
+    """Run one command; 2 when it is not one."""
+    parser = argparse.ArgumentParser(
+        prog="python -m app.operate",
+        description="\n".join(f"{name:15} {what}" for name, what in ACTIONS.items()),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("action", choices=ACTIONS)
+    actor = f"{getpass.getuser()}@{socket.gethostname()}"[:_ACTOR_LENGTH_MAX]
+    parser.add_argument("--by", default=actor, help="who does it")
+    parser.add_argument("--reason", default="", help="why, for whoever reads it later")
+    logging.basicConfig(level=logging.ERROR)
+    try:
+        return asyncio.run(operate(parser.parse_args(arguments)))
+    except (errors.LedgerError, TimeoutError) as error:
+        detail = error.detail if isinstance(error, errors.LedgerError) else "it took too long"
+        print(f"error: {detail}", file=sys.stderr)
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,223 @@
+"""Reservations whose process died are ended within a bounded time, and never a journaled one."""
+
+import asyncio
+from typing import Any
+
+import asyncpg
+import msgspec
+import pytest
+
+from app.bootstrap import Services, WorkerServices
+from app.ledger.reaper import ReapedCount
+from app.settings import Settings
+from tests.conftest import OpenAccount, eventually
+from tests.failure.conftest import pipeline_of, reservations
+from tests.integration.test_transactions import request
+
+AGE_S = 10.0
+
+
+class Clock:
+    """The reaper's clock, turned by hand."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(worker: WorkerServices) -> Clock:
+    clock = Clock()
+    worker.reaper._clock = clock
+    return clock
+
+
+class Died(Exception):
+    """Stands for a process that ends at this point."""
+
+
+async def left_over(
+    services: Services, monkeypatch: pytest.MonkeyPatch, *requests: Any, journaled: bool
+) -> None:
+    """Leave what a process leaves that dies before or after its journal call."""
+    pipeline = pipeline_of(services)
+    write, tell = pipeline._journal.write, pipeline._until_told
+
+    async def die_at_the_journal(*arguments: Any, **more: Any) -> Any:
+        if journaled:
+            await write(*arguments, **more)
+        raise Died
+
+    async def untold(*_arguments: Any) -> None:
+        return
+
+    monkeypatch.setattr(pipeline._journal, "write", die_at_the_journal)
+    monkeypatch.setattr(pipeline, "_until_told", untold)
+    calls = (services.ledger.post_transaction(each) for each in requests)
+    await asyncio.gather(*calls, return_exceptions=True)
+    monkeypatch.setattr(pipeline._journal, "write", write)
+    monkeypatch.setattr(pipeline, "_until_told", tell)
+
+
+async def available(redis_client: Any, account_id: str) -> int:
+    (key,) = redis_client.keys(f"subbalance:*:account:{account_id}")
+    fields = redis_client.hgetall(key)
+    assert fields["incoming"] == "0"
+    return int(fields["available"])
+
+
+async def test_a_reservation_that_was_never_journaled_is_released(
+    services: Services,
+    worker: WorkerServices,
+    clock: Clock,
+    open_account: OpenAccount,
+    redis_client: Any,
+    database: Any,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    await open_account("A", "10.00")
+    requests = [request("A", "4", idempotency_key="k"), request("A", "3", "credit")]
+    await left_over(services, monkeypatch, *requests, journaled=False)
+    assert len(reservations(redis_client)) == 2
+    assert await worker.reaper.step() == ReapedCount()
+    clock.now = AGE_S - 0.1
+    assert await worker.reaper.step() == ReapedCount()
+    clock.now = AGE_S
+    assert await worker.reaper.step() == ReapedCount(confirmed=0, released=2)
+    assert reservations(redis_client) == []
+    assert redis_client.keys("subbalance:*:flight") == []
+    assert await available(redis_client, "A") == 1_000
+    assert await database.fetchval("SELECT count(*) FROM journal_batches WHERE status = 'VOID'")
+    again = await services.ledger.post_transaction(request("A", "4", idempotency_key="k"))
+    assert not again.replayed
+
+
+async def test_a_journaled_reservation_is_confirmed(
+    services: Services,
+    worker: WorkerServices,
+    clock: Clock,
+    open_account: OpenAccount,
+    redis_client: Any,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    await open_account("A", "10.00")
+    requests = [request("A", "4", idempotency_key="k"), request("A", "3", "credit")]
+    await left_over(services, monkeypatch, *requests, journaled=True)
+    await worker.reaper.step()
+    clock.now = AGE_S
+    assert await worker.reaper.step() == ReapedCount(confirmed=2, released=0)
+    assert await available(redis_client, "A") == 900
+    assert (await services.ledger.balance("A")).available_minor == 900
+    assert (await services.ledger.verify()).is_clean
+
+
+async def test_a_duplicate_inside_a_journaled_attempt_is_released(
+    services: Services,
+    worker: WorkerServices,
+    clock: Clock,
+    open_account: OpenAccount,
+    redis_client: Any,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    await open_account("A", "10.00")
+    await services.ledger.post_transaction(request("A", "4", idempotency_key="k"))
+    await eventually(lambda: not reservations(redis_client))
+    requests = [request("A", "4", idempotency_key="k"), request("A", "1", idempotency_key="l")]
+    await left_over(services, monkeypatch, *requests, journaled=True)
+    assert await available(redis_client, "A") == 100
+    await worker.reaper.step()
+    clock.now = AGE_S
+    assert await worker.reaper.step() == ReapedCount(confirmed=1, released=1)
+    assert await available(redis_client, "A") == 500
+
+
+async def test_a_live_request_that_hits_its_tombstone_is_decided_again(
+    services: Services,
+    worker: WorkerServices,
+    clock: Clock,
+    open_account: OpenAccount,
+    redis_client: Any,
+    database_url: str,
+) -> None:
+    """Its journal call is held up for longer than the reaper waits."""
+    await open_account("A", "10.00")
+    await services.ledger.post_transaction(request("A", "1"))
+    holder = await asyncpg.connect(database_url)
+    await holder.execute("SELECT pg_advisory_lock(7301, 0)")
+    call = asyncio.create_task(services.ledger.post_transaction(request("A", "4")))
+    await eventually(lambda: reservations(redis_client))
+    await worker.reaper.step()
+    clock.now = AGE_S
+    assert await worker.reaper.step() == ReapedCount(confirmed=0, released=1)
+    await holder.execute("SELECT pg_advisory_unlock(7301, 0)")
+    await holder.close()
+    assert not (await call).replayed
+    await eventually(lambda: not reservations(redis_client))
+    assert await available(redis_client, "A") == 500
+    assert (await services.ledger.balance("A")).available_minor == 500
+
+
+async def test_what_a_late_copy_reserves_under_a_tombstone_is_released_as_well(
+    services: Services,
+    worker: WorkerServices,
+    clock: Clock,
+    open_account: OpenAccount,
+    redis_client: Any,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    await open_account("A", "10.00")
+    await left_over(services, monkeypatch, request("A", "4"), journaled=False)
+    (key,) = redis_client.keys("subbalance:*:account:A")
+    (flight,) = redis_client.keys("subbalance:*:flight")
+    before, attempts = redis_client.hgetall(key), redis_client.hgetall(flight)
+    await worker.reaper.step()
+    clock.now = AGE_S
+    await worker.reaper.step()
+    redis_client.hset(key, mapping=before)
+    redis_client.hset(flight, mapping=attempts)
+    await worker.reaper.step()
+    clock.now = 2 * AGE_S
+    assert await worker.reaper.step() == ReapedCount(confirmed=0, released=1)
+    assert await available(redis_client, "A") == 1_000
+
+
+@pytest.mark.reliability(reap_age_ms=200)
+async def test_a_paused_instance_that_comes_back_doubles_nothing(
+    services: Services,
+    settings: Settings,
+    worker: WorkerServices,
+    open_account: OpenAccount,
+    redis_client: Any,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It reserved, slept while the reaper released, and goes on to its journal."""
+    await open_account("A", "10.00")
+    await services.ledger.post_transaction(request("A", "1"))
+    pipeline = pipeline_of(services)
+    write, woken = pipeline._journal.write, asyncio.Event()
+
+    async def sleep_first(*arguments: Any, **more: Any) -> Any:
+        await woken.wait()
+        return await write(*arguments, **more)
+
+    monkeypatch.setattr(pipeline._journal, "write", sleep_first)
+    asleep = asyncio.create_task(services.ledger.post_transaction(request("A", "9")))
+    await eventually(lambda: reservations(redis_client))
+
+    async def reaped() -> bool:
+        return (await worker.reaper.step()).released == 1
+
+    await eventually(reaped)
+    from app.bootstrap import open_services
+
+    async with open_services(msgspec.structs.replace(settings)) as other:
+        await other.ledger.post_transaction(request("A", "9"))
+        woken.set()
+        from app import errors
+
+        with pytest.raises(errors.InsufficientAvailable):
+            await asleep
+    assert (await services.ledger.balance("A")).available_minor == 0
+    assert (await services.ledger.verify()).is_clean
