@@ -9,7 +9,7 @@ import logging
 import os
 import sys
 from collections.abc import AsyncIterator, Coroutine
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
@@ -17,7 +17,7 @@ import tenacity
 
 from app import errors
 from app.infra.migrations import check_schema, migrate
-from app.infra.postgres import listen_always, open_pool
+from app.infra.postgres import POSTGRES_ERRORS, listen_always, open_pool
 from app.infra.redis import open_redis
 from app.infra.resilience import Breaker
 from app.infra.scripts import LuaScripts
@@ -118,7 +118,7 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
         stack.push_async_callback(batcher.stop)
         # Reads and health have connections of their own, so that no crowd of them holds up money.
         reads = await stack.enter_async_context(
-            _waited_pool(settings, timeout_ms, settings.postgres.read_connections)
+            _pool(settings, timeout_ms, settings.postgres.read_connections)
         )
         probes = await stack.enter_async_context(
             open_redis(settings.redis.url, settings.redis.timeout_ms, _PROBE_CONNECTIONS, retries=1)
@@ -224,9 +224,12 @@ async def prepare_database(settings: Settings, *, demo: bool) -> None:
 async def _open_parts(
     stack: AsyncExitStack, settings: Settings, timeout_ms: int, connections: int
 ) -> _Parts:
-    pool = await stack.enter_async_context(_waited_pool(settings, timeout_ms, connections))
-    async with pool.acquire() as connection:
-        await check_schema(connection)
+    pool = await stack.enter_async_context(_pool(settings, timeout_ms, connections))
+    try:
+        async with pool.acquire(timeout=timeout_ms / 1_000) as connection:
+            await check_schema(connection)
+    except POSTGRES_ERRORS as exc:
+        raise errors.PostgresUnavailable(f"PostgreSQL does not answer: {exc}") from exc
     redis_connections = settings.ledger.slots + 8
     redis = await stack.enter_async_context(
         open_redis(settings.redis.url, settings.redis.timeout_ms, redis_connections)
@@ -237,6 +240,17 @@ async def _open_parts(
     )
     mode = ModeKeeper(pool, redis, scripts, breaker, may_fall_back=rules.redis_fallback)
     return _Parts(pool, redis, scripts, breaker, mode, Admission(redis, scripts, breaker))
+
+
+def _pool(
+    settings: Settings, timeout_ms: int, connections: int
+) -> "AbstractAsyncContextManager[Pool]":
+    return open_pool(
+        settings.postgres.url,
+        timeout_ms,
+        connections,
+        transaction_pooler=settings.postgres.transaction_pooler,
+    )
 
 
 @asynccontextmanager
@@ -252,14 +266,7 @@ async def _waited_pool(
             reraise=True,
         ):
             with attempt:
-                pool = await stack.enter_async_context(
-                    open_pool(
-                        settings.postgres.url,
-                        timeout_ms,
-                        connections,
-                        transaction_pooler=settings.postgres.transaction_pooler,
-                    )
-                )
+                pool = await stack.enter_async_context(_pool(settings, timeout_ms, connections))
         yield pool
 
 

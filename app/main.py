@@ -16,7 +16,7 @@ from app.api.direct import DirectRoute
 from app.api.openapi import openapi_config
 from app.api.problem import name_answer, render
 from app.api.routers import all_routers
-from app.bootstrap import open_services
+from app.api.starting import Opening, StartingLedger
 from app.settings import Settings, load_settings
 
 VERSION = "0.1.0"
@@ -34,7 +34,9 @@ def create_app(settings: Settings) -> ASGIApp:
         before_send=[name_answer],
         openapi_config=openapi_config(VERSION),
         request_max_body_size=limits.BODY_BYTES_MAX,
-        state=State({"ledger": None, "default_currency": settings.ledger.default_currency}),
+        state=State(
+            {"ledger": StartingLedger(), "default_currency": settings.ledger.default_currency}
+        ),
         debug=False,
         logging_config=None,
     )
@@ -52,22 +54,23 @@ def create_app(settings: Settings) -> ASGIApp:
 async def _live(
     app: Litestar, settings: Settings, receive: LifeSpanReceive, send: LifeSpanSend
 ) -> None:
-    """Open the services, keep them while the server runs, close them.
+    """Open the services as soon as PostgreSQL is there and close them when the server stops.
 
-    The framework's own lifespan would tell a failed start by a traceback; this tells a sentence.
+    Meanwhile requests are answered that they should come again. What no waiting would mend ends
+    the start with a sentence instead of the framework's traceback.
     """
     await receive()
     async with AsyncExitStack() as stack:
+        opening = Opening(settings, lambda ledger: setattr(app.state, "ledger", ledger))
+        stack.push_async_callback(opening.close)
         try:
-            services = await stack.enter_async_context(open_services(settings))
+            await opening.first_attempt()
         except errors.LedgerError as error:
             await send({"type": "lifespan.startup.failed", "message": error.detail})
             return
         await stack.enter_async_context(app.lifespan())
-        app.state.ledger = services.ledger
         await send({"type": "lifespan.startup.complete"})
         await receive()
-        app.state.ledger = None
     await send({"type": "lifespan.shutdown.complete"})
 
 

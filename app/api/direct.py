@@ -24,8 +24,8 @@ _Receive = Callable[[], Awaitable[Any]]
 class DirectRoute:
     """Answers the hot path itself and hands everything else on."""
 
-    def __init__(self, app: ASGIApp, ledger: Callable[[], LedgerService | None]) -> None:
-        """`ledger` gives the service once it is open, None before."""
+    def __init__(self, app: ASGIApp, ledger: Callable[[], LedgerService]) -> None:
+        """`ledger` gives the service, or its stand-in while it is not open."""
         self._app = app
         self._ledger = ledger
 
@@ -36,8 +36,7 @@ class DirectRoute:
             and scope["path"] == TRANSACTION_PATH
             and scope["method"] == "POST"
         )
-        ledger = self._ledger() if is_hot else None
-        if ledger is None:
+        if not is_hot:
             await self._app(scope, receive, send)
             return
         # Of a header that is there twice the router takes the first, so that is what counts.
@@ -45,7 +44,7 @@ class DirectRoute:
         sent_id = headers.get(b"x-request-id")
         name = request_id(sent_id.decode("latin-1") if sent_id else None)
         try:
-            status, more, body = await _answer(ledger, headers, receive, name)
+            status, more, body = await _answer(self._ledger(), headers, receive, name)
         except _ClientGone:
             return
         start = [(b"content-length", str(len(body)).encode()), *more]

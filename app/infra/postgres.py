@@ -22,6 +22,7 @@ POSTGRES_ERRORS: tuple[type[Exception], ...] = (
     OSError,
     asyncio.TimeoutError,
     asyncpg.InterfaceError,
+    asyncpg.InternalClientError,
     asyncpg.PostgresConnectionError,
     asyncpg.QueryCanceledError,
     asyncpg.AdminShutdownError,

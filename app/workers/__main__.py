@@ -5,6 +5,7 @@ what is pending now and ends, whoever leads.
 """
 
 import asyncio
+import contextlib
 import logging
 import os
 import signal
@@ -16,18 +17,29 @@ from app.settings import Settings, load_settings
 from app.workers.loops import work_always
 
 _LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s %(message)s"
+_PAUSE_S = 1.0
+_log = logging.getLogger(__name__)
 
 
 async def run_worker(settings: Settings) -> None:
-    """Run all loops until SIGTERM or SIGINT; a chunk under way is finished or rolled back."""
-    async with open_worker_services(settings) as services:
-        work = asyncio.create_task(work_always(services))
-        stopping = asyncio.Event()
-        for signal_number in (signal.SIGTERM, signal.SIGINT):
-            asyncio.get_running_loop().add_signal_handler(signal_number, stopping.set)
-        await stopping.wait()
-        work.cancel()
-        await asyncio.gather(work, return_exceptions=True)
+    """Run all loops until SIGTERM or SIGINT; a chunk under way is finished or rolled back.
+
+    While PostgreSQL is not there it waits for it.
+    """
+    stopping = asyncio.Event()
+    for signal_number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(signal_number, stopping.set)
+    while not stopping.is_set():
+        try:
+            async with open_worker_services(settings) as services:
+                work = asyncio.create_task(work_always(services))
+                await stopping.wait()
+                work.cancel()
+                await asyncio.gather(work, return_exceptions=True)
+        except errors.Unavailable as error:
+            _log.warning("waits: %s", error.detail)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(stopping.wait(), _PAUSE_S)
 
 
 async def settle_once(settings: Settings) -> None:
@@ -46,7 +58,7 @@ def main(arguments: list[str]) -> int:
         settings = load_settings(os.environ)
         logging.basicConfig(
             level=settings.log_level.upper(),
-            format="%(asctime)s %(levelname)s %(name)s %(message)s",
+            format=_LOG_FORMAT,
         )
         asyncio.run(settle_once(settings) if arguments else run_worker(settings))
     except errors.LedgerError as error:

@@ -16,6 +16,7 @@ class FaultyProxy:
         self._open = asyncio.Event()
         self._open.set()
         self._writers: set[asyncio.StreamWriter] = set()
+        self._refusing = False
         self.lost_count = 0
 
     def lose_reply_to(self, marker: bytes, times: int = 1) -> None:
@@ -28,7 +29,13 @@ class FaultyProxy:
 
     def resume(self) -> None:
         """Pass everything on again."""
+        self._refusing = False
         self._open.set()
+
+    def refuse(self) -> None:
+        """Cut all connections and every new one, until resumed."""
+        self._refusing = True
+        self.cut()
 
     def cut(self) -> None:
         """Cut all connections."""
@@ -37,6 +44,9 @@ class FaultyProxy:
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Serve one connection."""
+        if self._refusing:
+            writer.close()
+            return
         server_reader, server_writer = await asyncio.open_connection(*self._target)
         self._writers |= {writer, server_writer}
         losing = asyncio.Event()
