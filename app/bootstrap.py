@@ -142,7 +142,9 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
 async def open_worker_services(settings: Settings) -> AsyncIterator[WorkerServices]:
     """Open what the worker needs; it opens no epoch."""
     async with AsyncExitStack() as stack:
-        parts = await _open_parts(stack, settings, _SETTLER_TIMEOUT_MS, connections=4)
+        parts = await _open_parts(stack, settings, settings.postgres.timeout_ms, connections=6)
+        # A chunk may take long; nothing else the worker does may wait that long for an answer.
+        chunks = await stack.enter_async_context(_pool(settings, _SETTLER_TIMEOUT_MS, 2))
         rules = settings.reliability
         store = LedgerStore(parts.pool, settings.postgres.timeout_ms)
         attempts = await _numbered(parts.pool, settings)
@@ -152,7 +154,7 @@ async def open_worker_services(settings: Settings) -> AsyncIterator[WorkerServic
         slot = Slot(f"{attempts.process_number}.reaper")
         yield WorkerServices(
             settings,
-            Settler(parts.pool, parts.mode, parts.admission),
+            Settler(chunks, parts.mode, parts.admission),
             Recovery(parts.mode, probes, store, rules),
             Reaper(parts.mode, parts.admission, store, slot, rules.reap_age_ms),
             ConsistencyCheck(

@@ -7,7 +7,8 @@
 -- ARGV[2]  slot      text  the caller's batch slot
 -- ARGV[3]  number    int   the slot's number of this sending; each must be newer than the last
 -- ARGV[4]  attempt   int   the attempt whose reservations these are; another attempt's stay untouched
--- ARGV[5]  extent    text  whole: these are all its reservations, it is in flight no more; or part
+-- ARGV[5]  extent    text  whole: these are all its reservations, it is in flight no more; or what flight
+--                          must say of the attempt for that to be so; or part
 -- ARGV[6+] items     for each account in KEYS order: a count, then as many (name, outcome);
 --                    outcome journaled: the credit becomes spendable, the debit stays taken
 --                    outcome released: the credit is forgotten, the debit is given back
@@ -39,7 +40,8 @@ end
 -- Nothing is refused from here; an item whose reservation is not this attempt's is passed over.
 -- Where memory is full Redis refuses a script whose first write needs memory, so this one, which
 -- needs none, comes first. A confirm must get through, for it makes room.
-redis.call('HDEL', flight_key, extent == 'whole' and attempt or '')
+local is_whole = extent == 'whole' or redis.call('HGET', flight_key, attempt) == extent
+redis.call('HDEL', flight_key, is_whole and attempt or '')
 
 local cursor = 6
 for k = 3, #KEYS do

@@ -14,7 +14,7 @@ from app.infra.redis import REDIS_ERRORS
 from app.infra.resilience import Breaker, BreakerOpen
 from app.ledger.codes import Admitted, Inspected, Loaded, Refreshed, Script
 from app.ledger.item import Item
-from app.ledger.keys import account_id_of, account_key, epoch_key, flight_key
+from app.ledger.keys import account_key, epoch_key, flight_key
 from app.ledger.mode import Ruling
 from app.ledger.store import SHARD
 
@@ -142,7 +142,8 @@ class Admission:
         """
         named = [(item.account.account_id, item.name, outcome) for item, outcome in outcomes]
         if named:
-            await self.confirm_named(ruling, slot, attempt_id, named, whole=whole)
+            extent = "whole" if whole else "part"
+            await self.confirm_named(ruling, slot, attempt_id, named, extent)
 
     async def confirm_named(
         self,
@@ -150,15 +151,18 @@ class Admission:
         slot: Slot,
         attempt_id: int,
         outcomes: Iterable[tuple[str, str, str]],
-        *,
-        whole: bool,
+        extent: str,
     ) -> None:
-        """Confirm by account id, reservation name and outcome; see `confirm`."""
+        """Confirm by account id, reservation name and outcome; see `confirm`.
+
+        `extent` is "whole", "part", or what `in_flight` said of the attempt if that must still
+        be so for it to be whole.
+        """
         groups: dict[str, list[str]] = {}
         for account_id, name, outcome in outcomes:
             groups.setdefault(account_id, []).extend((name, outcome))
         keys = [epoch_key(SHARD, ruling.epoch), flight_key(SHARD, ruling.epoch)]
-        arguments = [ruling.text, str(attempt_id), "whole" if whole else "part"]
+        arguments = [ruling.text, str(attempt_id), extent]
         for account_id, pairs in groups.items():
             keys.append(account_key(SHARD, ruling.epoch, account_id))
             arguments += [str(len(pairs) // 2), *pairs]
@@ -176,8 +180,8 @@ class Admission:
         if Loaded.VANISHED in words:
             raise LostData
 
-    async def in_flight(self, ruling: Ruling) -> dict[int, list[str]]:
-        """Read the attempts in flight, each with the ids of the accounts it may hold something on.
+    async def in_flight(self, ruling: Ruling) -> dict[int, str]:
+        """Read the attempts in flight, each with the keys of the accounts it may hold something on.
 
         Raises `RedisUnavailable`.
         """
@@ -185,10 +189,7 @@ class Admission:
             held = await self._redis.hgetall(flight_key(SHARD, ruling.epoch))
         except REDIS_ERRORS as exc:
             raise errors.RedisUnavailable(f"Redis does not answer: {exc}") from exc
-        return {
-            int(attempt_id): [account_id_of(key) for key in str(keys).split(" ")]
-            for attempt_id, keys in held.items()
-        }
+        return {int(attempt_id): str(keys) for attempt_id, keys in held.items()}
 
     async def inspect(
         self, ruling: Ruling, account_ids: Sequence[str]

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from app.infra.scripts import LuaScripts
 
 PROTOCOL_VERSION = 2
-_ROUNDS_MAX = 100
+_ROUNDS_MAX = 20
 _TOKEN_POLLS_MAX = 20
 _TOKEN_POLL_S = 0.05
 # A Redis that changes again within this time is not trusted at once a second time.

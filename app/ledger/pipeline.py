@@ -57,7 +57,7 @@ class Pipeline:
         """
         waiting: list[Item] = []
         try:
-            items = await self._without_repetitions(items)
+            items = await self._without_repetitions(slot, items)
             for _ in range(limits.ADMIT_ROUNDS_MAX):
                 items = [item for item in items if not item.future.done()]
                 if not items:
@@ -85,14 +85,28 @@ class Pipeline:
             return await self._fallback.decide(slot, ruling, items)
         return await self._round(slot, ruling, items, waiting)
 
-    async def _without_repetitions(self, items: list[Item]) -> list[Item]:
+    async def _without_repetitions(self, slot: Slot, items: list[Item]) -> list[Item]:
         """Answer those that must be looked up before they may reserve anything."""
         doubtful = [item for item in items if item.look_up_first and item.identities]
         if not doubtful:
             return items
         found = await self._find(doubtful)
+        await self._tell_of_credits(slot, self._mode.current, doubtful, found)
         answered = {item for item in doubtful if item.answer_from(found)}
         return [item for item in items if item not in answered]
+
+    async def _tell_of_credits(
+        self,
+        slot: Slot,
+        ruling: Ruling,
+        items: Iterable[Item],
+        found: Mapping[Identity, Transaction],
+    ) -> None:
+        """Make accepted credits spendable before their repetition is answered."""
+        if ruling.mode is Mode.REDIS:
+            for item in items:
+                if item.is_credit:
+                    await self._confirm_for_another(slot, ruling, item, found)
 
     async def _find(self, items: Iterable[Item]) -> dict[Identity, Transaction]:
         identities = [identity for item in items for identity in item.identities]
@@ -105,22 +119,21 @@ class Pipeline:
         attempt_id = self._attempts.draw()
         admitted, refused = await self._admit(slot, ruling, attempt_id, items)
         certain, doubtful = _split_refusals(refused, admitted)
-        await self._refuse(slot, ruling, certain, waiting)
+        again = await self._refuse(slot, ruling, certain, waiting)
         doubted = [item for item, _ in doubtful]
         if admitted:
             outcome = await self._write(slot, ruling, attempt_id, admitted, doubted)
             if outcome.word is Journaled.FENCED:
                 await self._mode.settle_ruling(ruling.epoch)
-                return [*admitted, *doubted]
+                return [*again, *admitted, *doubted]
             if outcome.word is Journaled.VOID:
                 # The reaper gave back what it saw; a late sending may have reserved after that.
                 await self._release(slot, ruling, attempt_id, admitted)
-                return [*admitted, *doubted]
+                return [*again, *admitted, *doubted]
             await self._finish(slot, ruling, attempt_id, admitted, outcome, doubted)
             if outcome.duplicates:
-                return doubted
-        await self._refuse(slot, ruling, doubtful, waiting)
-        return []
+                return [*again, *doubted]
+        return again + await self._refuse(slot, ruling, doubtful, waiting)
 
     async def _admit(
         self, slot: Slot, ruling: Ruling, attempt_id: int, items: list[Item]
@@ -169,26 +182,39 @@ class Pipeline:
         ruling: Ruling,
         refused: list[tuple[Item, Decision]],
         waiting: list[Item],
-    ) -> None:
-        """Answer refused items, but first find out whether they were accepted before; never raises.
+    ) -> list[Item]:
+        """Answer refused items; returns those that must be decided anew; never raises.
 
-        Where an acceptance's process died before telling Redis, Redis is told now, so that the
-        credit can be spent. Items that another attempt is still deciding go to `waiting`.
+        A refusal stands only if its epoch still ruled after it, and if the request was not
+        accepted before. Where an acceptance's process died before telling Redis, Redis is told
+        now, so that the credit can be spent. Items that another attempt is still deciding go to
+        `waiting`.
         """
+        again: list[Item] = []
+        if not refused:
+            return again
         try:
-            found = await self._find(item for item, _ in refused)
+            found, rules = await asyncio.gather(
+                self._find(item for item, _ in refused),
+                self._store.epoch_rules(ruling.epoch, ruling.token, ruling.mode),
+            )
             for item, decision in refused:
                 if decision.word is Admitted.IN_FLIGHT:
                     await self._confirm_for_another(slot, ruling, item, found)
                 if item.answer_from(found):
                     continue
-                if decision.word is Admitted.IN_FLIGHT:
+                if not rules:
+                    again.append(item)
+                elif decision.word is Admitted.IN_FLIGHT:
                     item.look_up_first = True
                     waiting.append(item)
                 else:
                     item.fail(refusal(item, decision.word, decision.available_minor))
+            if again:
+                await self._mode.settle_ruling(ruling.epoch)
         except Exception as exc:
             fail((item for item, _ in refused if item not in waiting), answerable(exc))
+        return again
 
     async def _confirm_for_another(
         self, slot: Slot, ruling: Ruling, item: Item, found: Mapping[Identity, Transaction]
@@ -250,16 +276,18 @@ class Pipeline:
         if not any(item.is_credit for item, _ in answers):
             accept(answers)
         try:
-            await self._answer_duplicates([items[position] for position in outcome.duplicates])
+            repeated = [items[position] for position in outcome.duplicates]
+            await self._answer_duplicates(slot, ruling, repeated)
         finally:
             await self._until_told(slot, ruling, attempt_id, outcomes, answers, bystanders)
         accept(answers)
 
-    async def _answer_duplicates(self, duplicates: list[Item]) -> None:
+    async def _answer_duplicates(self, slot: Slot, ruling: Ruling, duplicates: list[Item]) -> None:
         if not duplicates:
             return
         try:
             found = await self._find(duplicates)
+            await self._tell_of_credits(slot, ruling, duplicates, found)
         except errors.LedgerError as error:
             fail(duplicates, error)
             return

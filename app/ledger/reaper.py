@@ -12,6 +12,7 @@ from typing import NamedTuple
 from app import limits
 from app.ledger.admission import JOURNALED, RELEASED, Admission, Fenced, Slot
 from app.ledger.flights import Flight, flights_of, journaled_among
+from app.ledger.keys import account_id_of
 from app.ledger.mode import ModeKeeper, Ruling
 from app.ledger.store import LedgerStore
 
@@ -74,7 +75,8 @@ class Reaper:
             _log.warning("reaped: %s confirmed, %s released", confirmed, released)
         return ReapedCount(confirmed, released)
 
-    async def _reap(self, ruling: Ruling, attempt_id: int, account_ids: list[str]) -> ReapedCount:
+    async def _reap(self, ruling: Ruling, attempt_id: int, keys: str) -> ReapedCount:
+        account_ids = list({account_id_of(key) for key in keys.split(" ")})
         is_void = await self._store.void_attempt(attempt_id)
         inspected = await self._admission.inspect(ruling, account_ids)
         held = [
@@ -90,5 +92,5 @@ class Reaper:
             (flight.account_id, flight.name, JOURNALED if flight in journaled else RELEASED)
             for flight in held
         ]
-        await self._admission.confirm_named(ruling, self._slot, attempt_id, outcomes, whole=True)
+        await self._admission.confirm_named(ruling, self._slot, attempt_id, outcomes, keys)
         return ReapedCount(len(journaled), len(held) - len(journaled))

@@ -92,6 +92,10 @@ class LedgerStore:
         rows = await self._fetch("entries_by_identity", scopes, names)
         return {Identity(row["scope"], row["name"]): _transaction(row) for row in rows}
 
+    async def epoch_rules(self, epoch: int, word: str, mode: Mode) -> bool:
+        """Tell whether an epoch rules at the moment of this read."""
+        return bool((await self._fetch("epoch_rules", SHARD, epoch, word, mode))[0][0])
+
     async def transaction_at(self, position: EntryPosition) -> Transaction | None:
         """Find the transaction at a place in the journal, if its id was assigned here."""
         rows = await self._fetch("entry_by_position", position.batch_seq, position.item_no)

@@ -27,13 +27,18 @@ RETURN (SELECT system_identifier FROM pg_control_system())::text
 ALTER SEQUENCE process_numbers MAXVALUE 134217727;
 SELECT setval('process_numbers', nextval('process_numbers') * 16 + 16);
 
--- A number that no other process has or had, unless PostgreSQL lost more than 4096 starts of processes.
+-- A number that no other process has or had. After a restore it goes 4096 ahead, and at least to
+-- where the clock is (27 bits of eight seconds last until 2059), and a random step further, so that
+-- two restores to the same backup do not give out the same numbers.
 CREATE FUNCTION process_number_v1(p_shard smallint) RETURNS bigint LANGUAGE plpgsql VOLATILE AS $$
 BEGIN
     UPDATE ledger_shards SET numbers_identity = postgres_identity_v1()
      WHERE shard = p_shard AND numbers_identity IS DISTINCT FROM postgres_identity_v1();
     IF FOUND THEN
-        PERFORM setval('process_numbers', nextval('process_numbers') + 4096);
+        PERFORM setval('process_numbers', greatest(
+            nextval('process_numbers') + 4096,
+            (extract(epoch FROM clock_timestamp() - timestamptz '2025-01-01 00:00:00Z') / 8)::bigint
+        ) + (random() * 4096)::bigint);
     END IF;
     RETURN nextval('process_numbers');
 END $$;
@@ -126,7 +131,7 @@ BEGIN
            postgres_identity = postgres_identity_v1(),
            protocol_version = p_protocol_version, changed_at = clock_timestamp()
      WHERE shard = p_shard AND epoch = p_expected_epoch AND mode <> 'closed'
-       AND coalesce(forced_mode, p_mode) = p_mode;
+       AND p_mode IN (mode, coalesce(forced_mode, p_mode));
     IF NOT FOUND THEN
         RETURN NULL;
     END IF;
@@ -219,6 +224,16 @@ LANGUAGE sql VOLATILE AS $$
       FROM ledger_shards s WHERE s.shard = p_shard
 $$;
 
+-- What an attempt that was journaled or voided under an epoch did, in journal_batch_v2's columns.
+CREATE FUNCTION journaled_attempt_v2(
+    p_epoch bigint, p_attempt_id bigint, p_item_count integer,
+    OUT outcome text, OUT accepted_seq bigint, OUT accepted_at timestamptz, OUT duplicate_items integer[]
+) LANGUAGE sql STABLE AS $$
+    SELECT j.* FROM journaled_attempt_v1(p_attempt_id, p_item_count) AS j
+      JOIN journal_batches b ON b.batch_seq = j.accepted_seq
+     WHERE b.epoch = p_epoch OR b.status = 'VOID'
+$$;
+
 -- Journal one micro-batch that Redis admitted under p_epoch: all of its items that are not
 -- duplicates, or nothing. As journal_batch_v1, which older processes call; it also compares the
 -- epoch's word, and the batch carries its changes.
@@ -245,7 +260,7 @@ BEGIN
         -- An earlier sending of this attempt may have committed, before a switch that waited for it
         -- or under this epoch.
         SELECT * INTO outcome, accepted_seq, accepted_at, duplicate_items
-          FROM journaled_attempt_v1(p_attempt_id, cardinality(p_account_nos));
+          FROM journaled_attempt_v2(p_epoch, p_attempt_id, cardinality(p_account_nos));
         outcome := coalesce(outcome, 'fenced');
         RETURN;
     END IF;
@@ -306,7 +321,7 @@ BEGIN
                  SELECT CASE WHEN item = ANY (j.duplicate_items) THEN 'undecided' ELSE 'admitted' END
                    FROM generate_series(0, v_count - 1) AS item ORDER BY item)
           INTO outcome, accepted_seq, accepted_at, words
-          FROM journaled_attempt_v1(p_attempt_id, v_count) AS j;
+          FROM journaled_attempt_v2(p_epoch, p_attempt_id, v_count) AS j;
         outcome := coalesce(outcome, 'fenced');
         RETURN;
     END IF;

@@ -14,6 +14,11 @@ SELECT mode, epoch, redis_run_id, redis_replication_id, redis_token, shard_count
        changed_at > clock_timestamp() - interval '1 second' AS is_fresh
   FROM ledger_shards WHERE shard = $1
 
+-- name: epoch_rules
+-- Whether an epoch still rules; see epoch_rules_v1.
+-- Params: $1 shard smallint, $2 epoch bigint, $3 word text, $4 mode text
+SELECT epoch_rules_v1($1, $2, $3, $4)
+
 -- name: open_epoch
 -- The next epoch if the expected one still rules, else NULL.
 -- Params: $1 shard smallint, $2 expected_epoch bigint, $3 mode text, $4 redis_run_id text, $5 redis_replication_id text, $6 redis_token text, $7 protocol_version integer, $8 reason text

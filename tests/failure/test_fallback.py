@@ -393,3 +393,56 @@ async def test_transactions_by_http_name_who_decided(
 
 async def send(client: httpx.AsyncClient, body: dict[str, str], key: str) -> httpx.Response:
     return await client.post("/api/v1/transaction", json=body, headers={"Idempotency-Key": key})
+
+
+async def test_a_redis_whose_epoch_is_over_refuses_nothing_for_good(
+    settings: Settings, behind: Behind
+) -> None:
+    """One instance is cut off from PostgreSQL while the others, without Redis, go on."""
+    async with open_services(settings) as near:
+        balance = await near.ledger.balance("A")
+        everything = f"{balance.available_minor // 100}.00"
+        await near.ledger.post_transaction(request("A", everything))
+        behind.postgres.stall()
+        keeper = pipeline_of(near)._mode
+        keeper._breaker._breaker.open()
+        assert await keeper.fall_back(keeper.epoch)
+        await near.ledger.post_transaction(request("A", "10.00", "credit"))
+        with pytest.raises(errors.Unavailable):
+            await behind.services.ledger.post_transaction(request("A", "1.00"))
+        behind.postgres.resume()
+
+        async def accepted() -> bool:
+            (answer,) = await outcomes(behind.services, [request("A", "1.00")])
+            return isinstance(answer, Acceptance)
+
+        await eventually(accepted)
+
+
+async def test_an_instance_that_missed_a_switch_decides_anew_instead_of_refusing(
+    settings: Settings, services: Services, open_account: OpenAccount
+) -> None:
+    await open_account("A", "10.00")
+    await services.ledger.post_transaction(request("A", "10"))
+    async with open_services(settings) as near:
+        keeper = pipeline_of(near)._mode
+        keeper._breaker._breaker.open()
+        deaf = pipeline_of(services)._mode
+        learn, deaf.learn = deaf.learn, None  # type: ignore[assignment, method-assign]
+        assert await keeper.fall_back(keeper.epoch)
+        await near.ledger.post_transaction(request("A", "5.00", "credit"))
+        answer = await services.ledger.post_transaction(request("A", "5.00"))
+        deaf.learn = learn  # type: ignore[method-assign]
+    assert answer.transaction.mode is Mode.POSTGRES
+
+
+async def test_forced_to_redis_while_postgres_decides_it_survives_a_restart_of_postgres(
+    services: Services, open_account: OpenAccount, database: Any
+) -> None:
+    control = "SELECT control_ledger_v1(0::smallint, $1, 'test', 'test')"
+    await open_account("A", "10.00")
+    await database.execute(control, "force_postgres")
+    await database.execute(control, "force_redis")
+    assert accepted_in(await outcomes(services, [request("A", "1")])) == {"postgres"}
+    await database.execute("UPDATE ledger_shards SET postgres_identity = 'before the restart'")
+    assert accepted_in(await outcomes(services, [request("A", "1")])) == {"postgres"}

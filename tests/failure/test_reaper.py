@@ -221,3 +221,43 @@ async def test_a_paused_instance_that_comes_back_doubles_nothing(
             await asleep
     assert (await services.ledger.balance("A")).available_minor == 0
     assert (await services.ledger.verify()).is_clean
+
+
+async def test_what_is_reserved_while_the_reaper_works_stays_on_its_list(
+    services: Services,
+    worker: WorkerServices,
+    clock: Clock,
+    open_account: OpenAccount,
+    redis_client: Any,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The attempt's second round of admission falls between the reaper's look and its release."""
+    for name in ("A", "B"):
+        await open_account(name, "10.00")
+        await services.ledger.post_transaction(request(name, "1"))
+    await eventually(lambda: not reservations(redis_client))
+    await left_over(services, monkeypatch, request("A", "4"), journaled=False)
+    (flight,) = redis_client.keys("subbalance:*:flight")
+    (attempt_id, held) = next(iter(redis_client.hgetall(flight).items()))
+    (other,) = redis_client.keys("subbalance:*:account:B")
+    inspect = worker.reaper._admission.inspect
+
+    async def inspect_and_reserve(*arguments: Any) -> Any:
+        seen = await inspect(*arguments)
+        redis_client.hset(other, mapping={"f:#9.9": f"{attempt_id} -100"})
+        redis_client.hincrby(other, "available", -100)
+        redis_client.hincrby(other, "pending_debit", 100)
+        redis_client.hset(flight, attempt_id, f"{held} {other}")
+        return seen
+
+    monkeypatch.setattr(worker.reaper._admission, "inspect", inspect_and_reserve)
+    await worker.reaper.step()
+    clock.now = AGE_S
+    assert (await worker.reaper.step()).released == 1
+    monkeypatch.undo()
+    worker.reaper._clock = clock
+    await worker.reaper.step()
+    clock.now = 2 * AGE_S
+    assert (await worker.reaper.step()).released == 1
+    assert reservations(redis_client) == []
+    assert await available(redis_client, "B") == 900

@@ -202,3 +202,34 @@ async def test_an_account_id_opens_once(sql: Sql) -> None:
     assert await sql.open_account("A", 100) is not None
     assert await sql.open_account("A", 100) is None
     assert await sql.count("journal_entries") == 1
+
+
+async def test_process_numbers_do_not_come_again_after_postgres_lost_history(sql: Sql) -> None:
+    """The sequence and the note of whom it counts for are restored; living processes are not."""
+    draw = "SELECT process_number_v1(0::smallint)"
+    await sql.connection.execute("SELECT setseed(0.1)")
+    restore = (
+        "SELECT setseed(0.2), setval('process_numbers', 100);"
+        " UPDATE ledger_shards SET numbers_identity = 'before the restore'"
+    )
+    living = [await sql.connection.fetchval(draw) for _ in range(3)]
+    assert living == list(range(living[0], living[0] + 3))
+    await sql.connection.execute(restore)
+    later = [await sql.connection.fetchval(draw) for _ in range(3)]
+    assert not set(living) & set(later)
+    assert later[0] > 100 + 4_096
+
+
+async def test_an_attempt_of_another_epoch_is_not_taken_for_this_one(sql: Sql) -> None:
+    account = await sql.open_account("A")
+    await sql.journal([(account, 5)], attempt=70)
+    await sql.connection.execute("UPDATE ledger_shards SET epoch = 1")
+    assert (await sql.journal([(account, 9)], attempt=70, epoch=1))["outcome"] == "fenced"
+    assert await sql.count("journal_entries") == 1
+
+
+async def test_a_postgres_that_has_changed_leaves_a_gap_of_epochs(sql: Sql) -> None:
+    opened = "SELECT open_epoch_v1(0::smallint, $1, 'redis', 'r', 'x', 't', 2, 'test')"
+    assert await sql.connection.fetchval(opened, 0) == 1
+    await sql.connection.execute("UPDATE ledger_shards SET postgres_identity = 'another'")
+    assert await sql.connection.fetchval(opened, 1) == 1_001
