@@ -28,6 +28,7 @@ ACTIONS = {
     "resume": "accept again after read-only or drain",
 }
 _DRAIN_S = 60
+_DRAIN_PAUSE_S = 0.1
 _ACTOR_LENGTH_MAX = 200
 
 
@@ -42,8 +43,10 @@ async def operate(arguments: argparse.Namespace) -> int:
             print(f"done: {arguments.action}; epoch {epoch} rules")
         if arguments.action == "drain":
             async with asyncio.timeout(_DRAIN_S):
-                settled = await services.settler.settle()
-            print(f"drained: nothing is pending; settled {settled.entries} movements just now")
+                while (await services.store.health_facts()).settler_lag_ms:
+                    await services.settler.settle()
+                    await asyncio.sleep(_DRAIN_PAUSE_S)
+            print("drained: nothing is pending")
         state = await services.mode.read_state()
         facts = await services.store.health_facts()
         print(

@@ -124,6 +124,11 @@ def load_settings(environ: Mapping[str, str]) -> Settings:
         log_level=reader.choice("LOG_LEVEL", "info", ("debug", "info", "warning", "error")),
     )
     reader.refuse_unknown()
+    if settings.postgres.transaction_pooler and not settings.postgres.direct_url:
+        raise InvalidSettings(
+            "SUBBALANCE_TRANSACTION_POOLER needs SUBBALANCE_DIRECT_DATABASE_URL:"
+            " leadership and LISTEN do not work through a transaction pooler"
+        )
     return settings
 
 

@@ -102,6 +102,24 @@ END $$;
 CREATE TRIGGER announce AFTER UPDATE ON ledger_shards FOR EACH ROW
     WHEN (OLD.epoch <> NEW.epoch) EXECUTE FUNCTION announce_epoch();
 
+-- Take the shared fence, as before, and bound what holds it: these settings go with the SQL
+-- transaction, so they hold behind a pooler as well, where a session's own may not.
+CREATE OR REPLACE FUNCTION enter_fence_v1(p_shard smallint) RETURNS void LANGUAGE plpgsql VOLATILE AS $$
+BEGIN
+    IF current_setting('transaction_isolation') <> 'read committed' THEN
+        RAISE EXCEPTION 'the fence needs READ COMMITTED, not %', current_setting('transaction_isolation');
+    END IF;
+    PERFORM bound_transaction_v1();
+    PERFORM pg_advisory_xact_lock_shared(fence_class_v1(), p_shard::integer);
+END $$;
+
+-- End this session if its SQL transaction idles for two seconds, and make its commit durable.
+CREATE FUNCTION bound_transaction_v1() RETURNS void LANGUAGE plpgsql VOLATILE AS $$
+BEGIN
+    PERFORM set_config('idle_in_transaction_session_timeout', '2000', true),
+            set_config('synchronous_commit', 'on', true);
+END $$;
+
 -- Write down the epoch that was opened by the caller's SQL transaction.
 CREATE FUNCTION record_epoch_v1(p_shard smallint, p_reason text) RETURNS bigint LANGUAGE sql VOLATILE AS $$
     INSERT INTO ledger_epochs (shard, epoch, mode, redis_run_id, redis_replication_id, postgres_identity, reason, opened_at)
@@ -124,6 +142,7 @@ CREATE OR REPLACE FUNCTION open_epoch_v1(
     p_redis_replication_id text, p_redis_token text, p_protocol_version integer, p_reason text
 ) RETURNS bigint LANGUAGE plpgsql VOLATILE SET lock_timeout = '5s' AS $$
 BEGIN
+    PERFORM bound_transaction_v1();
     PERFORM pg_advisory_xact_lock(fence_class_v1(), p_shard::integer);
     UPDATE ledger_shards s
        SET epoch = next_epoch_v1(s), mode = p_mode, redis_run_id = p_redis_run_id,
@@ -150,6 +169,7 @@ DECLARE
     v_before ledger_shards;
     v_mode   text;
 BEGIN
+    PERFORM bound_transaction_v1();
     PERFORM pg_advisory_xact_lock(fence_class_v1(), p_shard::integer);
     SELECT * INTO v_before FROM ledger_shards WHERE shard = p_shard;
     v_mode := CASE
@@ -440,5 +460,6 @@ END $$;
 -- so Redis and PostgreSQL can be read as of one instant. The caller must be short.
 CREATE FUNCTION hold_fence_v1(p_shard smallint) RETURNS void LANGUAGE plpgsql VOLATILE SET lock_timeout = '1s' AS $$
 BEGIN
+    PERFORM bound_transaction_v1();
     PERFORM pg_advisory_xact_lock(fence_class_v1(), p_shard::integer);
 END $$;

@@ -1,0 +1,188 @@
+"""One suite, three engines: Redis, PostgreSQL and the reference model decide alike.
+
+The same random programs run through the whole service in mode `redis`, in mode `postgres`, and in
+one that is switched between the two at random; every answer and balance must be the reference's.
+"""
+
+import asyncio
+from contextlib import AsyncExitStack
+from random import Random
+from typing import Any, NamedTuple
+
+import pytest
+
+from app import errors
+from app.bootstrap import Services, WorkerServices, open_services, open_worker_services
+from app.kit.money import decimal_text, parse_amount
+from app.ledger.admission import Slot
+from app.ledger.codes import Direction
+from app.ledger.item import Item
+from app.ledger.model import AccountRequest, TransactionRequest
+from app.settings import Settings
+from tests.conformance.reference import AMOUNT_MAX, Reference
+from tests.failure.conftest import pipeline_of
+
+ACCOUNTS = {"A": (300, 0), "B": (0, 200), "C": (AMOUNT_MAX, 0), "D": (0, 0)}
+STEPS = 120
+SEEDS = (1, 2, 3)
+
+
+class Step(NamedTuple):
+    """A posting, or with no account a settlement."""
+
+    account_id: str
+    change: int
+    key: str
+
+
+def program(seed: int) -> list[Step]:
+    """Draw a program: small and largest amounts, both ways, keys that come again."""
+    random = Random(seed)
+    steps: list[Step] = []
+    for number in range(STEPS):
+        if random.random() < 0.08:
+            steps.append(Step("", 0, ""))
+            continue
+        if steps and random.random() < 0.2:
+            earlier = random.choice(steps)
+            if earlier.account_id:
+                steps.append(earlier if random.random() < 0.7 else earlier._replace(change=7))
+                continue
+        amount = random.choice([random.randint(1, 150), AMOUNT_MAX, random.randint(1, AMOUNT_MAX)])
+        steps.append(
+            Step(random.choice(list(ACCOUNTS)), amount * random.choice([-1, 1]), f"k{number}")
+        )
+    return steps
+
+
+async def post(services: Services, step: Step) -> str:
+    request = TransactionRequest(
+        account_id=step.account_id,
+        amount=parse_amount(decimal_text(abs(step.change), 2)),
+        direction=Direction.CREDIT if step.change > 0 else Direction.DEBIT,
+        idempotency_key=step.key,
+    )
+    try:
+        acceptance = await services.ledger.post_transaction(request)
+    except errors.Rejected as error:
+        return error.code
+    return "replayed" if acceptance.replayed else "accepted"
+
+
+async def switch(services: Services) -> None:
+    """Give the decision to the other side."""
+    keeper = pipeline_of(services)._mode
+    if keeper.current.mode == "redis":
+        keeper._breaker._breaker.open()
+        assert await keeper.fall_back(keeper.epoch)
+    else:
+        assert await keeper.open_redis(keeper.epoch, "test")
+
+
+async def open_accounts(services: Services, reference: Reference) -> None:
+    for account_id, (opening, limit) in ACCOUNTS.items():
+        reference.open(account_id, opening, limit)
+        await services.ledger.open_account(
+            AccountRequest(
+                account_id=account_id,
+                currency="USD",
+                exponent=2,
+                opening_minor=opening,
+                credit_limit_minor=limit,
+            )
+        )
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("engine", ["redis", "postgres", "both"])
+async def test_every_engine_answers_as_the_reference_does(
+    settings: Settings, database: Any, engine: str, seed: int
+) -> None:
+    random, reference = Random(-seed), Reference()
+    async with AsyncExitStack() as stack:
+        services = await stack.enter_async_context(open_services(settings))
+        worker: WorkerServices = await stack.enter_async_context(open_worker_services(settings))
+        await open_accounts(services, reference)
+        if engine == "postgres":
+            await switch(services)
+        for number, step in enumerate(program(seed)):
+            if engine == "both" and random.random() < 0.15:
+                await switch(services)
+            if not step.account_id:
+                await worker.settler.settle()
+                reference.settle()
+                continue
+            expected = reference.post(step.account_id, step.change, step.key)
+            assert await post(services, step) == expected, (seed, number, step)
+        for account_id, account in reference.accounts.items():
+            balance = await services.ledger.balance(account_id)
+            assert (balance.available_minor, balance.settled_minor) == (
+                account.available,
+                account.settled,
+            )
+        verification = await services.ledger.verify()
+        assert verification.mismatches == ()
+    modes = {
+        row["mode"]
+        for row in await database.fetch("SELECT mode FROM journal_batches WHERE epoch > 0")
+    }
+    assert modes == ({"redis", "postgres"} if engine == "both" else {"redis", engine} & modes)
+
+
+async def carried(services: Services, steps: list[Step]) -> list[str]:
+    """Carry steps as one batch; returns the answer to each."""
+    loop = asyncio.get_running_loop()
+    ledger = services.ledger
+    items = []
+    for step in steps:
+        request = TransactionRequest(
+            account_id=step.account_id,
+            amount=parse_amount(decimal_text(abs(step.change), 2)),
+            direction=Direction.CREDIT if step.change > 0 else Direction.DEBIT,
+            idempotency_key=step.key,
+        )
+        account = await ledger._account(step.account_id)
+        name = request.identities[0].text
+        items.append(
+            Item(request, account, step.change, name, loop.time() + 10, loop.create_future())
+        )
+    slot = Slot(f"test.{steps[0].key}")
+    assert await pipeline_of(services).carry(slot, items) == []
+    answers = await asyncio.gather(*(item.future for item in items), return_exceptions=True)
+    return [
+        answer.code if isinstance(answer, errors.LedgerError) else "accepted" for answer in answers
+    ]
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+async def test_whole_batches_are_decided_alike(settings: Settings, seed: int) -> None:
+    """Of one batch both engines accept and refuse the same items."""
+    random = Random(seed)
+    steps = [
+        Step("A", random.choice([-1, 1]) * random.randint(1, 200), f"m{number}")
+        for number in range(60)
+    ]
+    steps += [Step("C", AMOUNT_MAX, f"n{number}") for number in range(12)]
+    random.shuffle(steps)
+    seen = {}
+    async with open_services(settings) as services:
+        for engine in ("redis", "postgres"):
+            if engine == "postgres":
+                await switch(services)
+            for account_id in ("A", "C"):
+                opening, limit = ACCOUNTS[account_id]
+                request = AccountRequest(
+                    account_id=f"{account_id}.{engine}",
+                    currency="USD",
+                    exponent=2,
+                    opening_minor=opening,
+                    credit_limit_minor=limit,
+                )
+                await services.ledger.open_account(request)
+            renamed = [
+                Step(f"{step.account_id}.{engine}", step.change, f"{engine}.{step.key}")
+                for step in steps
+            ]
+            seen[engine] = await carried(services, renamed)
+    assert seen["redis"] == seen["postgres"]
+    assert set(seen["redis"]) == {"accepted", "insufficient_available", "balance_limit_exceeded"}
