@@ -16,6 +16,7 @@
 --   admitted                reserved: a debit lowers available, a credit waits in incoming
 --   in_flight               another attempt holds this name; nothing changed
 --   insufficient_available  available < amount; nothing changed
+--   credit_in_flight        the same, but credits on their way would do; nothing changed
 --   balance_limit_exceeded  available and incoming would pass balance_max; nothing changed
 --   unloaded                the account must be loaded first; nothing changed
 --   vanished                the account was loaded and its key is gone; nothing changed, for any item
@@ -46,7 +47,10 @@ local function decide(account, name, change_text, holder)
   local change = parse(change_text)
   if change[1] < 0 then
     local left = add(account.available, change)
-    if left[1] < 0 then return answer('insufficient_available', format(account.available)) end
+    if left[1] < 0 then
+      local coming = add(left, account.incoming)[1] >= 0
+      return answer(coming and 'credit_in_flight' or 'insufficient_available', format(account.available))
+    end
     account.available, account.pending_debit = left, add(account.pending_debit, negate(change))
   else
     local incoming = add(account.incoming, change)

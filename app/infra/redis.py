@@ -9,13 +9,16 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any, NamedTuple
 
-from redis.asyncio import BlockingConnectionPool, Redis
+from redis.asyncio import BlockingConnectionPool, ConnectionPool, Redis
 from redis.asyncio.retry import Retry
+from redis.asyncio.sentinel import Sentinel, SentinelConnectionPool
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
 from app.errors import RedisUnavailable, UnusableRedis
 
+SENTINEL_SCHEME = "redis+sentinel://"
+_SENTINEL_SPARE = 16
 REDIS_ERRORS = (RedisError, OSError, asyncio.TimeoutError)
 
 
@@ -26,11 +29,11 @@ class RedisIdentity(NamedTuple):
     replication_id: str
 
 
-class _LivePool(BlockingConnectionPool):
-    """A pool that hands out no connection whose server has gone.
+class _LiveConnections(ConnectionPool):
+    """Hands out no connection whose server has gone.
 
-    Its own check reads from the socket and misses an end of file that the loop has already seen, so
-    that after a restart of Redis each idle connection would cost one failed call.
+    The library's own check reads from the socket and misses an end of file that the loop has
+    already seen, so that after a restart of Redis each idle connection would cost one failed call.
     """
 
     async def ensure_connection(self, connection: Any) -> None:
@@ -38,6 +41,14 @@ class _LivePool(BlockingConnectionPool):
         if reader is not None and reader.at_eof():
             await connection.disconnect()
         await super().ensure_connection(connection)
+
+
+class _LivePool(_LiveConnections, BlockingConnectionPool):
+    """A call waits its turn when all connections are in use."""
+
+
+class _LiveSentinelPool(_LiveConnections, SentinelConnectionPool):
+    """Connections to the master that the sentinels name."""
 
 
 @asynccontextmanager
@@ -49,22 +60,52 @@ async def open_redis(
     `retries` is for clients that only read: whoever sends scripts decides about sending again.
     A call waits its turn when all connections are in use, no longer than the time-out.
     """
-    pool = _LivePool.from_url(
-        url,
-        decode_responses=True,
-        socket_timeout=timeout_ms / 1_000,
-        socket_connect_timeout=timeout_ms / 1_000,
-        retry=Retry(NoBackoff(), retries),
-        max_connections=connections,
-        timeout=timeout_ms / 1_000,
-        health_check_interval=0,
-    )
+    timeout_s = timeout_ms / 1_000
+    options: dict[str, Any] = {
+        "decode_responses": True,
+        "socket_timeout": timeout_s,
+        "socket_connect_timeout": timeout_s,
+        "retry": Retry(NoBackoff(), retries),
+        "health_check_interval": 0,
+    }
+    sentinels: list[Redis] = []
+    if url.startswith(SENTINEL_SCHEME):
+        pool, sentinels = _sentinel_pool(url, connections, options)
+    else:
+        pool = _LivePool.from_url(url, max_connections=connections, timeout=timeout_s, **options)
     client = Redis(connection_pool=pool)
     try:
         yield client
     finally:
-        await client.aclose()
+        for connected in (client, *sentinels):
+            await connected.aclose()
         await pool.aclose()
+
+
+def _sentinel_pool(
+    url: str, connections: int, options: dict[str, Any]
+) -> tuple[ConnectionPool, list["Redis"]]:
+    """Make a pool of connections to whatever master the sentinels name at the moment.
+
+    `redis+sentinel://[:password@]host:port,host:port/master-name[/database]`
+    """
+    hosts, _, path = url.removeprefix(SENTINEL_SCHEME).partition("/")
+    password, at, hosts = hosts.rpartition("@")
+    name, _, database = path.partition("/")
+    addresses = [host.rpartition(":") for host in hosts.split(",")]
+    waits = {key: options[key] for key in ("socket_timeout", "socket_connect_timeout", "retry")}
+    hosts_and_ports = [(host, int(port)) for host, _, port in addresses]
+    sentinel = Sentinel(hosts_and_ports, sentinel_kwargs=waits)  # type: ignore[no-untyped-call]
+    secret = {"password": password.lstrip(":")} if at else {}
+    pool = _LiveSentinelPool(  # type: ignore[no-untyped-call]
+        name,
+        sentinel,
+        db=int(database or 0),
+        max_connections=connections + _SENTINEL_SPARE,
+        **secret,
+        **options,
+    )
+    return pool, sentinel.sentinels
 
 
 async def read_identity(redis: "Redis") -> RedisIdentity:

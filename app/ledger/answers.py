@@ -7,14 +7,16 @@ from datetime import datetime
 from app import errors
 from app.kit.ids import EntryPosition, assigned_transaction_id
 from app.kit.money import decimal_text
-from app.ledger.codes import EntryStatus, Mode
+from app.ledger.codes import Admitted, EntryStatus, Mode
 from app.ledger.item import Item
 from app.ledger.model import Transaction
 from app.ledger.store import accepted_ms
 
 _log = logging.getLogger(__name__)
 _REFUSALS: dict[str, type[errors.Rejected]] = {
-    kind.code: kind for kind in (errors.InsufficientAvailable, errors.BalanceLimitExceeded)
+    Admitted.INSUFFICIENT_AVAILABLE: errors.InsufficientAvailable,
+    Admitted.CREDIT_IN_FLIGHT: errors.InsufficientAvailable,
+    Admitted.BALANCE_LIMIT_EXCEEDED: errors.BalanceLimitExceeded,
 }
 
 

@@ -31,6 +31,7 @@ class Admitted(StrEnum):
     ADMITTED = "admitted"
     IN_FLIGHT = "in_flight"
     INSUFFICIENT_AVAILABLE = "insufficient_available"
+    CREDIT_IN_FLIGHT = "credit_in_flight"
     BALANCE_LIMIT_EXCEEDED = "balance_limit_exceeded"
     UNLOADED = "unloaded"
     VANISHED = "vanished"

@@ -70,6 +70,7 @@ class ModeKeeper:
         self._may_fall_back = may_fall_back
         self._lock = asyncio.Lock()
         self._current: Ruling | None = None
+        self._token_seen = ""
 
     @property
     def current(self) -> Ruling:
@@ -223,13 +224,15 @@ class ModeKeeper:
     async def _rules(self, state: Any, recorded: Ruling, identity: RedisIdentity) -> bool:
         """Tell whether the recorded epoch was opened for this Redis and its token is there.
 
-        The process that opened it a moment ago may be about to write the token: wait for that.
+        The process that opened it a moment ago may be about to write the token: wait for that,
+        unless this process has seen it before.
         """
         if not recorded.token or recorded.identity != identity:
             return False
-        polls = _TOKEN_POLLS_MAX if state["is_fresh"] and recorded != self._current else 1
-        for _ in range(polls):
+        may_come = state["is_fresh"] and recorded.token != self._token_seen
+        for _ in range(_TOKEN_POLLS_MAX if may_come else 1):
             if await self._read_token(recorded.epoch) == recorded.text:
+                self._token_seen = recorded.token
                 return True
             await asyncio.sleep(_TOKEN_POLL_S)
         return False
@@ -238,7 +241,10 @@ class ModeKeeper:
         self, expected: int, identity: RedisIdentity, reason: str
     ) -> Ruling | None:
         opened = await self._open(expected, Mode.REDIS, reason, identity)
-        if opened is None or await self._write_token(opened):
+        if opened is None:
+            return None
+        if await self._write_token(opened):
+            self._token_seen = opened.token
             return opened
         if self._may_fall_back:
             return await self._open(opened.epoch, Mode.POSTGRES, "the token was not written")

@@ -24,6 +24,7 @@ from app.ledger.journal import Journal, JournalOutcome, until_known
 from app.ledger.mode import ModeKeeper, Ruling
 from app.ledger.model import Identity, Transaction
 from app.ledger.store import LedgerStore
+from app.ledger.untold import tell_journaled_credits
 
 _log = logging.getLogger(__name__)
 _OWING_PAUSE_S = 0.05
@@ -185,36 +186,51 @@ class Pipeline:
     ) -> list[Item]:
         """Answer refused items; returns those that must be decided anew; never raises.
 
-        A refusal stands only if its epoch still ruled after it, and if the request was not
-        accepted before. Where an acceptance's process died before telling Redis, Redis is told
-        now, so that the credit can be spent. Items that another attempt is still deciding go to
-        `waiting`.
+        A refusal stands only if its epoch still ruled after it, if the request was not accepted
+        before, and if no credit is durable that Redis was not told of. Where an acceptance's
+        process died before telling Redis, Redis is told now. Items that another attempt is still
+        deciding go to `waiting`.
         """
         again: list[Item] = []
         if not refused:
             return again
         try:
-            found, rules = await asyncio.gather(
+            found, rules, credited = await asyncio.gather(
                 self._find(item for item, _ in refused),
                 self._store.epoch_rules(ruling.epoch, ruling.token, ruling.mode),
+                self._tell_of_untold(slot, ruling, refused),
             )
             for item, decision in refused:
                 if decision.word is Admitted.IN_FLIGHT:
                     await self._confirm_for_another(slot, ruling, item, found)
                 if item.answer_from(found):
                     continue
-                if not rules:
+                if not rules or item.account.account_id in credited:
                     again.append(item)
                 elif decision.word is Admitted.IN_FLIGHT:
                     item.look_up_first = True
                     waiting.append(item)
                 else:
                     item.fail(refusal(item, decision.word, decision.available_minor))
-            if again:
+            if not rules:
                 await self._mode.settle_ruling(ruling.epoch)
         except Exception as exc:
             fail((item for item, _ in refused if item not in waiting), answerable(exc))
         return again
+
+    async def _tell_of_untold(
+        self, slot: Slot, ruling: Ruling, refused: list[tuple[Item, Decision]]
+    ) -> set[str]:
+        """Tell Redis of journaled credits on accounts that are short without them."""
+        short = [
+            item.account.account_id
+            for item, decision in refused
+            if decision.word is Admitted.CREDIT_IN_FLIGHT
+        ]
+        try:
+            return await tell_journaled_credits(self._admission, self._store, ruling, slot, short)
+        except Fenced:
+            return set(short)
 
     async def _confirm_for_another(
         self, slot: Slot, ruling: Ruling, item: Item, found: Mapping[Identity, Transaction]
@@ -363,7 +379,7 @@ def _split_refusals(
     }
     certain, doubtful = [], []
     for item, decision in refused:
-        is_short = decision.word is Admitted.INSUFFICIENT_AVAILABLE
+        is_short = decision.word in (Admitted.INSUFFICIENT_AVAILABLE, Admitted.CREDIT_IN_FLIGHT)
         in_doubt = is_short and item.account.account_no in repeatable
         if in_doubt or decision.word is Admitted.IN_FLIGHT:
             doubtful.append((item, decision))

@@ -91,9 +91,7 @@ class Verifier:
                 run.compared.update(
                     {"redis_accounts": len(account_ids), "reservations_in_flight": flights}
                 )
-        except EpochOver:
-            return
-        except errors.RedisUnavailable:
+        except (EpochOver, errors.RedisUnavailable):
             run.complete = False
             return
         self._comparison.end()

@@ -2,11 +2,12 @@
 
 import contextlib
 import os
+import secrets
 import signal
 import socket
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -152,3 +153,19 @@ def reservations(redis_client: Any) -> list[str]:
         for field in redis_client.hgetall(key)
         if field.startswith("f:")
     ]
+
+
+@pytest.fixture
+def free_ports() -> Callable[[int], list[int]]:
+    """Ports nobody listens on, below those the kernel gives to outgoing connections."""
+
+    def found(count: int) -> list[int]:
+        ports: list[int] = []
+        while len(ports) < count:
+            port = 16_000 + secrets.randbelow(14_000)
+            with contextlib.suppress(OSError), socket.socket() as probe:
+                probe.bind(("127.0.0.1", port))
+                ports += [port] * (port not in ports)
+        return ports
+
+    return found

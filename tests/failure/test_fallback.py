@@ -446,3 +446,39 @@ async def test_forced_to_redis_while_postgres_decides_it_survives_a_restart_of_p
     assert accepted_in(await outcomes(services, [request("A", "1")])) == {"postgres"}
     await database.execute("UPDATE ledger_shards SET postgres_identity = 'before the restart'")
     assert accepted_in(await outcomes(services, [request("A", "1")])) == {"postgres"}
+
+
+@pytest.mark.parametrize("pause_s", [0.03, 0.3])
+async def test_instances_wait_for_a_token_that_is_about_to_be_written(
+    services: Services,
+    worker: WorkerServices,
+    open_account: OpenAccount,
+    database: Any,
+    pause_s: float,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """They learn of the epoch before the worker has written its token."""
+    await open_account("A", "100.00")
+    await database.execute("SELECT control_ledger_v1(0::smallint, 'force_postgres', 't', 't')")
+    await database.execute("SELECT control_ledger_v1(0::smallint, 'automatic', 't', 't')")
+    write = worker.recovery._mode._write_token
+
+    async def write_late(*arguments: Any) -> bool:
+        await asyncio.sleep(pause_s)
+        return await write(*arguments)
+
+    monkeypatch.setattr(worker.recovery._mode, "_write_token", write_late)
+    posting = True
+
+    async def post() -> None:
+        while posting:
+            await services.ledger.post_transaction(request("A", "0.01"))
+
+    traffic = asyncio.create_task(post())
+    await recover(worker, services)
+    await asyncio.sleep(0.5)
+    posting = False
+    await traffic
+    assert mode_of(services) is Mode.REDIS
+    modes = await database.fetch("SELECT mode FROM ledger_epochs ORDER BY epoch")
+    assert [row["mode"] for row in modes] == ["redis", "postgres", "redis"]

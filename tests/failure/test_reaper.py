@@ -261,3 +261,33 @@ async def test_what_is_reserved_while_the_reaper_works_stays_on_its_list(
     assert (await worker.reaper.step()).released == 1
     assert reservations(redis_client) == []
     assert await available(redis_client, "B") == 900
+
+
+async def test_a_durable_credit_that_redis_was_not_told_of_can_be_spent(
+    services: Services,
+    open_account: OpenAccount,
+    redis_client: Any,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its process died after the journal; no reaper has come by yet."""
+    await open_account("A", "1.00")
+    credit = request("A", "10", "credit", idempotency_key="credit")
+    await left_over(services, monkeypatch, credit, journaled=True)
+    assert (await services.ledger.balance("A")).available_minor == 1_100
+    assert not (await services.ledger.post_transaction(request("A", "11"))).replayed
+    from app import errors
+
+    with pytest.raises(errors.InsufficientAvailable):
+        await services.ledger.post_transaction(request("A", "0.01"))
+
+
+async def test_a_credit_that_is_not_durable_yet_covers_nothing(
+    services: Services, open_account: OpenAccount, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from app import errors
+
+    await open_account("A", "1.00")
+    await left_over(services, monkeypatch, request("A", "10", "credit"), journaled=False)
+    with pytest.raises(errors.InsufficientAvailable) as refused:
+        await services.ledger.post_transaction(request("A", "2"))
+    assert refused.value.members["available"] == "1.00"

@@ -65,7 +65,8 @@ async def test_items_of_one_batch_see_each_other_in_order(scripts: Scripts) -> N
 async def test_a_credit_is_spendable_only_when_confirmed(scripts: Scripts) -> None:
     await scripts.load("A", "0")
     assert await scripts.admit("A", "c", "50") == ["admitted"]
-    assert await scripts.admit("A", "d", "-1", attempt="2") == ["insufficient_available"]
+    assert await scripts.admit("A", "d", "-1", attempt="2") == ["credit_in_flight"]
+    assert await scripts.admit("A", "d", "-51", attempt="2") == ["insufficient_available"]
     await scripts.confirm("A", "c", "journaled")
     assert await scripts.admit("A", "d", "-50", attempt="3") == ["admitted"]
     fields = await scripts.fields("A")
