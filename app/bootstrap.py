@@ -134,7 +134,7 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
         )
         health = HealthCheck(settings, store, batcher, parts.mode, parts.breaker, probes)
         verifier = _verifier(settings, parts, reads, store, probes)
-        ledger = LedgerService(settings, store, batcher, health, verifier, attempts)
+        ledger = LedgerService(settings, store, batcher, parts.mode, health, verifier, attempts)
         yield Services(settings, ledger)
 
 

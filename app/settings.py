@@ -16,6 +16,9 @@ from app.kit.money import currency_exponent
 
 _PREFIX = "SUBBALANCE_"
 _DURATION = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ms|s|m)?", re.ASCII)
+_SENTINEL_URL = re.compile(
+    r"redis\+sentinel://(?::[^@/]*@)?[^:/@,]+:[0-9]+(?:,[^:/@,]+:[0-9]+)*/[^/]+(?:/[0-9]+)?"
+)
 _UNIT_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, None: 1.0}
 _DURATION_SECONDS_MIN, _DURATION_SECONDS_MAX = 0.01, 3_600.0
 T = TypeVar("T")
@@ -185,6 +188,10 @@ def _reliability(reader: "_Reader") -> Reliability:
 
 
 def _redis_url(value: str) -> str:
+    if value.startswith("redis+sentinel:") and not _SENTINEL_URL.fullmatch(value):
+        raise InvalidSettings(
+            "REDIS_URL: a Sentinel set is redis+sentinel://[:password@]host:port,host:port/master"
+        )
     return value if "://" in value else f"redis://{value}"
 
 

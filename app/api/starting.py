@@ -84,6 +84,10 @@ class Opening:
                 if error.detail != self._starting.waits_for:
                     _log.warning("waits: %s", error.detail)
                 self._starting.waits_for = error.detail
+            except Exception:
+                if not self._tried.is_set():
+                    raise
+                _log.exception("the ledger could not be opened")
             self._tried.set()
             try:
                 async with asyncio.timeout(_PAUSE_S):

@@ -34,6 +34,8 @@ POSTGRES_ERRORS: tuple[type[Exception], ...] = (
     asyncpg.LockNotAvailableError,
     asyncpg.IdleInTransactionSessionTimeoutError,
     asyncpg.ReadOnlySQLTransactionError,
+    # a standby that is asked what only a primary knows
+    asyncpg.ObjectNotInPrerequisiteStateError,
 )
 # Those and whatever else the server may say.
 ALL_POSTGRES_ERRORS: tuple[type[Exception], ...] = (asyncpg.PostgresError, *POSTGRES_ERRORS)
@@ -121,6 +123,8 @@ async def listen_always(
                 connection.terminate()
         except ALL_POSTGRES_ERRORS as exc:
             _log.debug("not listening for now: %s", exc)
+        except Exception:
+            _log.exception("listening failed")
         await asyncio.sleep(_LISTEN_PAUSE_S)
 
 
@@ -145,6 +149,8 @@ async def lead_always(
                 connection.terminate()
         except ALL_POSTGRES_ERRORS as exc:
             _log.warning("leads no more: %s", exc)
+        except Exception:
+            _log.exception("leading failed")
         await asyncio.sleep(_STANDBY_S)
 
 

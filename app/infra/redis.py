@@ -8,6 +8,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any, NamedTuple
+from urllib.parse import unquote
 
 from redis.asyncio import BlockingConnectionPool, ConnectionPool, Redis
 from redis.asyncio.retry import Retry
@@ -96,7 +97,7 @@ def _sentinel_pool(
     waits = {key: options[key] for key in ("socket_timeout", "socket_connect_timeout", "retry")}
     hosts_and_ports = [(host, int(port)) for host, _, port in addresses]
     sentinel = Sentinel(hosts_and_ports, sentinel_kwargs=waits)  # type: ignore[no-untyped-call]
-    secret = {"password": password.lstrip(":")} if at else {}
+    secret = {"password": unquote(password.removeprefix(":"))} if at else {}
     pool = _LiveSentinelPool(  # type: ignore[no-untyped-call]
         name,
         sentinel,

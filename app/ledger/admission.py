@@ -234,3 +234,25 @@ def _check(call_word: str) -> None:
         raise Fenced
     if call_word != Script.DONE:
         raise errors.InvariantViolation(f"a slot's newest call was answered '{call_word}'")
+
+
+def split_refusals(
+    refused: list[tuple[Item, Decision]], admitted: list[Item]
+) -> tuple[list[tuple[Item, Decision]], list[tuple[Item, Decision]]]:
+    """Tell refusals that stand from those to look at again when the batch is journaled.
+
+    A repetition of an accepted debit reserves its amount until the journal finds it out, and may
+    be all that another request of the batch is short of.
+    """
+    repeatable = {
+        item.account.account_no for item in admitted if item.identities and not item.is_credit
+    }
+    certain, doubtful = [], []
+    for item, decision in refused:
+        is_short = decision.word is Admitted.INSUFFICIENT_AVAILABLE
+        in_doubt = is_short and item.account.account_no in repeatable
+        if in_doubt or decision.word in (Admitted.IN_FLIGHT, Admitted.CREDIT_IN_FLIGHT):
+            doubtful.append((item, decision))
+        else:
+            certain.append((item, decision))
+    return certain, doubtful

@@ -151,8 +151,9 @@ class Batcher:
             raise
         except Exception:
             _log.exception("a batch failed")
+        undecided = set(waiting)
         for item in batch:
-            if item not in waiting:
+            if item not in undecided:
                 item.fail(errors.InternalError())
                 self._let_go(item)
         for item in waiting:

@@ -43,7 +43,9 @@ class Decided(StrEnum):
     ADMITTED = "admitted"
     DUPLICATE = "duplicate"
     INSUFFICIENT_AVAILABLE = "insufficient_available"
+    CREDIT_IN_FLIGHT = "credit_in_flight"
     BALANCE_LIMIT_EXCEEDED = "balance_limit_exceeded"
+    UNKNOWN_ACCOUNT = "unknown_account"
     UNDECIDED = "undecided"
 
 

@@ -67,7 +67,19 @@ class RedisComparison:
         Raises `EpochOver`, `RedisUnavailable` or `PostgresUnavailable`.
         """
         inspection, rows, journaled, settled = await self._read_patiently(ruling, account_ids)
-        now, found, flight_count = self._clock(), [], 0
+        now, flight_count = self._clock(), 0
+        known = {row["account_id"] for row in rows}
+        found = [
+            Mismatch(
+                kind="redis_unknown_account",
+                store="redis",
+                account_id=account_id,
+                expected="nothing",
+                found="a hash",
+            )
+            for account_id in account_ids
+            if account_id not in known
+        ]
         for row in rows:
             word, fields = inspection[row["account_id"]]
             flights = flights_of(row["account_id"], fields)

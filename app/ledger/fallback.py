@@ -38,6 +38,7 @@ class Fallback:
                 await self._mode.settle_ruling(ruling.epoch)
             return items
         unsettled: list[tuple[Item, Decided]] = []
+        short: list[Item] = []
         for position, (item, word) in enumerate(zip(items, outcome.words, strict=True)):
             if word is Decided.ADMITTED:
                 place = EntryPosition(outcome.batch_seq, position)
@@ -45,9 +46,13 @@ class Fallback:
                 accept([(item, journaled_transaction(item, attempt_id, ruling.mode, place, at))])
             elif word in (Decided.DUPLICATE, Decided.UNDECIDED):
                 unsettled.append((item, word))
+            elif word is Decided.CREDIT_IN_FLIGHT:
+                short.append(item)
+            elif word is Decided.UNKNOWN_ACCOUNT:
+                item.fail(errors.AccountNotFound(pointer="/account_id"))
             else:
                 item.fail(refusal(item, word, outcome.availables[position]))
-        return await self._answer_repeated(unsettled)
+        return short + await self._answer_repeated(unsettled)
 
     async def _ask(
         self, slot: Slot, ruling: Ruling, attempt_id: int, items: Sequence[Item]

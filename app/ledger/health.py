@@ -47,6 +47,7 @@ class HealthCheck:
         decides = ruling is not None and (
             ruling.mode is Mode.POSTGRES
             or (ruling.mode is Mode.REDIS and (redis.ok or self._may_fall_back(facts)))
+            or self._is_read_only(facts)
         )
         breaker = ComponentHealth(ok=not self._breaker.is_open, detail=self._breaker.state)
         features, rules = self._settings.http, self._settings.reliability
@@ -74,6 +75,11 @@ class HealthCheck:
             controls=facts.controls,
             consistency=facts.consistency,
         )
+
+    def _is_read_only(self, facts: HealthFacts) -> bool:
+        """Reads go on in a ledger that is read-only; one that is drained is to be left alone."""
+        controls = facts.controls
+        return controls is not None and controls.closed and controls.last_action != "drain"
 
     def _may_fall_back(self, facts: HealthFacts) -> bool:
         is_forced = facts.controls is not None and facts.controls.forced_mode == Mode.REDIS
@@ -113,4 +119,7 @@ class HealthCheck:
             facts = await self._store.health_facts()
         except errors.LedgerError as error:
             return ComponentHealth(ok=False, detail=error.detail), HealthFacts(settler_lag_ms=-1)
-        return ComponentHealth(True, "answers", (time.perf_counter() - started) * 1_000), facts
+        latency_ms = (time.perf_counter() - started) * 1_000
+        if facts.is_standby:
+            return ComponentHealth(False, "is a standby and takes no writes", latency_ms), facts
+        return ComponentHealth(True, "answers", latency_ms), facts

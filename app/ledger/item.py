@@ -18,6 +18,7 @@ class Item:
         "identities",
         "look_up_first",
         "name",
+        "postgres",
         "request",
     )
 
@@ -29,14 +30,19 @@ class Item:
         name: str,
         deadline: float,
         future: "asyncio.Future[Acceptance]",
+        postgres: str,
     ) -> None:
-        """Take a checked request; `name` is its field in Redis, `deadline` in loop time."""
+        """Take a checked request; `name` is its field in Redis, `deadline` in loop time.
+
+        `postgres` names the PostgreSQL that `account` was read from.
+        """
         self.request = request
         self.account = account
         self.change_minor = change_minor
         self.identities = request.identities
         self.name = name
         self.deadline = deadline
+        self.postgres = postgres
         self.look_up_first = False
         self.future = future
 

@@ -34,7 +34,8 @@ _log = logging.getLogger(__name__)
 
 
 class Ruling(NamedTuple):
-    """An epoch, who decides in it, which life of Redis that is, and the word of its opening.
+    """An epoch, who decides in it, which life of Redis that is, the word of its opening, and which
+    PostgreSQL it was opened in.
 
     No other opening ever has the same word, whatever PostgreSQL or Redis forgets.
     """
@@ -43,6 +44,7 @@ class Ruling(NamedTuple):
     mode: Mode
     identity: RedisIdentity = _NOBODY
     token: str = ""
+    postgres: str = ""
 
     @property
     def text(self) -> str:
@@ -261,13 +263,13 @@ class ModeKeeper:
         token = uuid4().hex
         arguments = (SHARD, expected, mode, *identity, token, PROTOCOL_VERSION, reason)
         try:
-            epoch: int | None = await self._pool.fetchval(QUERIES["open_epoch"], *arguments)
+            row = await self._pool.fetchrow(QUERIES["open_epoch"], *arguments)
         except ALL_POSTGRES_ERRORS as exc:
             raise errors.PostgresUnavailable(f"PostgreSQL does not answer: {exc}") from exc
-        if epoch is None:
+        if row is None or row["epoch"] is None:
             return None
-        _log.warning("opened epoch %s for %s: %s", epoch, mode.value, reason)
-        return Ruling(epoch, mode, identity, token)
+        _log.warning("opened epoch %s for %s: %s", row["epoch"], mode.value, reason)
+        return Ruling(row["epoch"], mode, identity, token, row["postgres_identity"])
 
     async def _write_token(self, ruling: Ruling) -> bool:
         """Write the token once; after a lost reply only look, for a second copy could revive it."""
@@ -291,4 +293,10 @@ class ModeKeeper:
 def _ruling(state: Any) -> Ruling:
     """Read the ruling out of a shard's row; before the first epoch it names no Redis."""
     identity = RedisIdentity(state["redis_run_id"] or "", state["redis_replication_id"] or "")
-    return Ruling(state["epoch"], Mode(state["mode"]), identity, state["redis_token"] or "")
+    return Ruling(
+        state["epoch"],
+        Mode(state["mode"]),
+        identity,
+        state["redis_token"] or "",
+        state["postgres_identity"] or "",
+    )

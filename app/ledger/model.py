@@ -224,15 +224,18 @@ class Verification(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def is_redis_divergent(self) -> bool:
-        """Tell whether Redis must begin anew: it differs from a PostgreSQL without fault."""
-        stores = {mismatch.store for mismatch in self.mismatches}
-        return stores == {"redis"}
+        """Tell whether Redis must begin anew: it differs where PostgreSQL is without fault."""
+        at_fault = {each.account_id for each in self.mismatches if each.store == "postgres"}
+        return any(
+            each.store == "redis" and each.account_id not in at_fault for each in self.mismatches
+        )
 
 
 class HealthFacts(msgspec.Struct, frozen=True, kw_only=True):
     """What the database knows of the ledger's health."""
 
     settler_lag_ms: int
+    is_standby: bool = False
     controls: Controls | None = None
     consistency: Consistency | None = None
 

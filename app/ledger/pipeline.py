@@ -15,7 +15,16 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from app import errors, limits
 from app.kit.ids import AttemptNumbers, EntryPosition
-from app.ledger.admission import JOURNALED, RELEASED, Admission, Decision, Fenced, LostData, Slot
+from app.ledger.admission import (
+    JOURNALED,
+    RELEASED,
+    Admission,
+    Decision,
+    Fenced,
+    LostData,
+    Slot,
+    split_refusals,
+)
 from app.ledger.answers import accept, answerable, fail, journaled_transaction, refusal
 from app.ledger.codes import Admitted, Journaled, Mode
 from app.ledger.fallback import Fallback
@@ -24,7 +33,7 @@ from app.ledger.journal import Journal, JournalOutcome, until_known
 from app.ledger.mode import ModeKeeper, Ruling
 from app.ledger.model import Identity, Transaction
 from app.ledger.store import LedgerStore
-from app.ledger.untold import tell_journaled_credits
+from app.ledger.untold import tell_journaled_credits, tell_of_repeated
 
 _log = logging.getLogger(__name__)
 _OWING_PAUSE_S = 0.05
@@ -71,7 +80,7 @@ class Pipeline:
                 except LostData:
                     _log.warning("redis lost an account inside epoch %s", ruling.epoch)
                     await self._mode.settle_ruling(ruling.epoch, lost="redis lost data")
-            fail(items, errors.RedisUnavailable("The epoch keeps changing; nothing changed."))
+            fail(items, errors.RedisUnavailable("It could not be decided in time."))
         except errors.LedgerError as error:
             fail(items, error)
         return waiting
@@ -80,17 +89,40 @@ class Pipeline:
         self, slot: Slot, ruling: Ruling, items: list[Item], waiting: list[Item]
     ) -> list[Item]:
         """Take items through one attempt under whoever rules; returns those that need another."""
-        if ruling.mode is Mode.CLOSED:
-            raise errors.LedgerClosed
+        items = await self._resolved(ruling, items)
+        if ruling.mode is Mode.CLOSED or not items:
+            await self._answer_closed(items)
+            return []
         if ruling.mode is Mode.POSTGRES:
             return await self._fallback.decide(slot, ruling, items)
         return await self._round(slot, ruling, items, waiting)
 
+    async def _resolved(self, ruling: Ruling, items: list[Item]) -> list[Item]:
+        """Look accounts up again that were read in another PostgreSQL: numbers may differ there."""
+        old = [item for item in items if item.postgres != ruling.postgres]
+        if not old:
+            return items
+        found = await self._store.accounts([item.account.account_id for item in old])
+        for item in old:
+            account = found.get(item.account.account_id)
+            if account is None:
+                item.fail(errors.AccountNotFound(pointer="/account_id"))
+            elif account.currency != item.account.currency:
+                item.fail(errors.PostgresUnavailable("The account was opened anew."))
+            else:
+                item.account, item.postgres = account, ruling.postgres
+        return [item for item in items if not item.future.done()]
+
+    async def _answer_closed(self, items: list[Item]) -> None:
+        """Answer what was accepted before; nothing else is while the ledger is closed."""
+        found = await self._find(items)
+        for item in items:
+            if not item.answer_from(found):
+                item.fail(errors.LedgerClosed())
+
     async def _without_repetitions(self, slot: Slot, items: list[Item]) -> list[Item]:
         """Answer those that must be looked up before they may reserve anything."""
         doubtful = [item for item in items if item.look_up_first and item.identities]
-        if not doubtful:
-            return items
         found = await self._find(doubtful)
         await self._tell_of_credits(slot, self._mode.current, doubtful, found)
         answered = {item for item in doubtful if item.answer_from(found)}
@@ -105,9 +137,8 @@ class Pipeline:
     ) -> None:
         """Make accepted credits spendable before their repetition is answered."""
         if ruling.mode is Mode.REDIS:
-            for item in items:
-                if item.is_credit:
-                    await self._confirm_for_another(slot, ruling, item, found)
+            repeated = [item for item in items if item.is_credit]
+            await tell_of_repeated(self._admission, ruling, slot, repeated, found)
 
     async def _find(self, items: Iterable[Item]) -> dict[Identity, Transaction]:
         identities = [identity for item in items for identity in item.identities]
@@ -119,7 +150,7 @@ class Pipeline:
         """Take items through one attempt; returns those that need another one."""
         attempt_id = self._attempts.draw()
         admitted, refused = await self._admit(slot, ruling, attempt_id, items)
-        certain, doubtful = _split_refusals(refused, admitted)
+        certain, doubtful = split_refusals(refused, admitted)
         again = await self._refuse(slot, ruling, certain, waiting)
         doubted = [item for item, _ in doubtful]
         if admitted:
@@ -153,9 +184,10 @@ class Pipeline:
                         admitted.append(item)
                     elif decision.word is not Admitted.UNLOADED:
                         refused.append((item, decision))
+                if items:
+                    items = await self._load(ruling, items)
                 if not items:
                     return admitted, refused
-                await self._load(ruling, items)
             raise errors.InvariantViolation("an account stays unloaded although it was loaded")
         except (Fenced, LostData):
             await self._tell_once(slot, ruling, attempt_id, [(item, RELEASED) for item in batch])
@@ -171,11 +203,17 @@ class Pipeline:
             await self._release(slot, ruling, attempt_id, batch)
             raise
 
-    async def _load(self, ruling: Ruling, items: Iterable[Item]) -> None:
+    async def _load(self, ruling: Ruling, items: Iterable[Item]) -> list[Item]:
+        """Load the accounts of items; returns those whose account there is.
+
+        An account goes only with a PostgreSQL that lost its history.
+        """
         numbers = {item.account.account_no for item in items}
         rows = await self._store.accounts_to_load(list(numbers))
-        errors.require(len(rows) == len(numbers), "an account that was found has gone")
         await self._admission.load(ruling, rows.values())
+        gone = [item for item in items if item.account.account_no not in rows]
+        fail(gone, errors.AccountNotFound(pointer="/account_id"))
+        return [item for item in items if item not in gone]
 
     async def _refuse(
         self,
@@ -195,17 +233,18 @@ class Pipeline:
         if not refused:
             return again
         try:
-            found, rules, credited = await asyncio.gather(
+            found, rules = await asyncio.gather(
                 self._find(item for item, _ in refused),
                 self._store.epoch_rules(ruling.epoch, ruling.token, ruling.mode),
-                self._tell_of_untold(slot, ruling, refused),
             )
+            in_flight = [item for item, decision in refused if decision.word is Admitted.IN_FLIGHT]
+            await tell_of_repeated(self._admission, ruling, slot, in_flight, found)
+            credited = await self._tell_of_untold(slot, ruling, refused) if rules else set()
             for item, decision in refused:
-                if decision.word is Admitted.IN_FLIGHT:
-                    await self._confirm_for_another(slot, ruling, item, found)
                 if item.answer_from(found):
                     continue
-                if not rules or item.account.account_id in credited:
+                short = decision.word is Admitted.CREDIT_IN_FLIGHT
+                if not rules or (short and item.account.account_id in credited):
                     again.append(item)
                 elif decision.word is Admitted.IN_FLIGHT:
                     item.look_up_first = True
@@ -215,7 +254,8 @@ class Pipeline:
             if not rules:
                 await self._mode.settle_ruling(ruling.epoch)
         except Exception as exc:
-            fail((item for item, _ in refused if item not in waiting), answerable(exc))
+            left = set(waiting)
+            fail((item for item, _ in refused if item not in left), answerable(exc))
         return again
 
     async def _tell_of_untold(
@@ -231,15 +271,6 @@ class Pipeline:
             return await tell_journaled_credits(self._admission, self._store, ruling, slot, short)
         except Fenced:
             return set(short)
-
-    async def _confirm_for_another(
-        self, slot: Slot, ruling: Ruling, item: Item, found: Mapping[Identity, Transaction]
-    ) -> None:
-        """Confirm the attempt that journaled a repeated request; it may have died before that."""
-        for identity in item.identities:
-            if identity in found:
-                attempt_id = found[identity].attempt_id
-                await self._tell_once(slot, ruling, attempt_id, [(item, JOURNALED)], whole=False)
 
     async def _write(
         self,
@@ -295,8 +326,10 @@ class Pipeline:
             repeated = [items[position] for position in outcome.duplicates]
             await self._answer_duplicates(slot, ruling, repeated)
         finally:
-            await self._until_told(slot, ruling, attempt_id, outcomes, answers, bystanders)
-        accept(answers)
+            try:
+                await self._until_told(slot, ruling, attempt_id, outcomes, answers, bystanders)
+            finally:
+                accept(answers)
 
     async def _answer_duplicates(self, slot: Slot, ruling: Ruling, duplicates: list[Item]) -> None:
         if not duplicates:
@@ -358,31 +391,7 @@ class Pipeline:
         ruling: Ruling,
         attempt_id: int,
         outcomes: list[tuple[Item, str]],
-        *,
-        whole: bool = True,
     ) -> None:
         """Tell Redis if it listens; for what is told again, or is gone with its epoch, anyway."""
         with contextlib.suppress(Fenced, errors.RedisUnavailable):
-            await self._admission.confirm(ruling, slot, attempt_id, outcomes, whole=whole)
-
-
-def _split_refusals(
-    refused: list[tuple[Item, Decision]], admitted: list[Item]
-) -> tuple[list[tuple[Item, Decision]], list[tuple[Item, Decision]]]:
-    """Tell refusals that stand from those to look at again when the batch is journaled.
-
-    A repetition of an accepted debit reserves its amount until the journal finds it out, and may
-    be all that another request of the batch is short of.
-    """
-    repeatable = {
-        item.account.account_no for item in admitted if item.identities and not item.is_credit
-    }
-    certain, doubtful = [], []
-    for item, decision in refused:
-        is_short = decision.word in (Admitted.INSUFFICIENT_AVAILABLE, Admitted.CREDIT_IN_FLIGHT)
-        in_doubt = is_short and item.account.account_no in repeatable
-        if in_doubt or decision.word is Admitted.IN_FLIGHT:
-            doubtful.append((item, decision))
-        else:
-            certain.append((item, decision))
-    return certain, doubtful
+            await self._admission.confirm(ruling, slot, attempt_id, outcomes)

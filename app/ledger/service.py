@@ -11,6 +11,7 @@ from app.ledger.batcher import Batcher
 from app.ledger.codes import Direction
 from app.ledger.health import HealthCheck
 from app.ledger.item import Item
+from app.ledger.mode import ModeKeeper
 from app.ledger.model import (
     EXTERNAL_PREFIX,
     Acceptance,
@@ -42,6 +43,7 @@ class LedgerService:
         settings: Settings,
         store: LedgerStore,
         batcher: Batcher,
+        mode: ModeKeeper,
         health: HealthCheck,
         verifier: Verifier,
         attempts: AttemptNumbers,
@@ -52,10 +54,12 @@ class LedgerService:
         self._settings = settings
         self._store = store
         self._batcher = batcher
+        self._mode = mode
         self._health = health
         self._verifier = verifier
         self._attempts = attempts
         self._accounts: dict[str, Account] = {}
+        self._accounts_of = ""
         self._anonymous_count = 0
 
     async def post_transaction(self, request: TransactionRequest) -> Acceptance:
@@ -63,6 +67,9 @@ class LedgerService:
         check_customer_account_id(request.account_id)
         if self._settings.http.require_idempotency_key and not request.identities:
             raise errors.IdempotencyKeyRequired
+        postgres = self._mode.current.postgres
+        if postgres != self._accounts_of:
+            self._accounts, self._accounts_of = {}, postgres
         account = self._accounts.get(request.account_id)
         if account is None:
             account = await self._account(request.account_id)
@@ -75,6 +82,7 @@ class LedgerService:
             self._name(request),
             self._loop.time() + self._deadline_s,
             self._loop.create_future(),
+            postgres,
         )
         return await self._batcher.submit(item)
 
@@ -86,15 +94,20 @@ class LedgerService:
         return f"#{self._attempts.process_number}.{self._anonymous_count}"
 
     async def _account(self, account_id: str) -> Account:
-        """Find what never changes about an account; remembers a bounded number of them."""
-        account = self._accounts.get(account_id)
+        """Find what never changes about an account; remembers a bounded number of them.
+
+        Nothing is remembered of another PostgreSQL: a restored one may have given its numbers to
+        others.
+        """
+        accounts = self._accounts
+        account = accounts.get(account_id)
         if account is None:
             account = (await self._store.accounts([account_id])).get(account_id)
             if account is None:
                 raise errors.AccountNotFound(pointer="/account_id")
-            if len(self._accounts) >= limits.ACCOUNT_CACHE_ITEMS_MAX:
-                self._accounts.pop(next(iter(self._accounts)))
-            self._accounts[account_id] = account
+            if len(accounts) >= limits.ACCOUNT_CACHE_ITEMS_MAX:
+                accounts.pop(next(iter(accounts)))
+            accounts[account_id] = account
         return account
 
     async def balance(self, account_id: str) -> Balance:

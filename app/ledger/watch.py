@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
 from app import errors
@@ -48,11 +49,17 @@ class ModeWatch:
                 await self._mode.learn()
             except errors.LedgerError as error:
                 _log.debug("who rules is not known for now: %s", error.detail)
+            except Exception:
+                _log.exception("who rules could not be read")
 
     async def ask_redis_always(self) -> None:
         """Ask Redis at intervals, and more often once it failed, until it is done without."""
         while True:
-            is_well = await self._ask()
+            try:
+                is_well = await self._ask()
+            except Exception:
+                _log.exception("redis could not be asked")
+                is_well = False
             interval_ms = (
                 self._rules.health_interval_ms if is_well else self._rules.probe_interval_ms
             )
@@ -63,11 +70,15 @@ class ModeWatch:
         if ruling is None or ruling.mode is not Mode.REDIS:
             return True
         try:
-            with self._breaker.guard():
+            # An open breaker lets nothing through; this question is how it learns better.
+            guard = nullcontext() if self._breaker.is_open else self._breaker.guard()
+            with guard:
                 async with asyncio.timeout(self._rules.health_timeout_ms / 1_000):
                     await self._redis.ping()
         except (BreakerOpen, *REDIS_ERRORS) as exc:
             _log.warning("redis does not answer a health check: %s", exc)
             await self._mode.fall_back(ruling.epoch)
             return False
+        if self._breaker.is_open:
+            self._breaker.close()
         return True

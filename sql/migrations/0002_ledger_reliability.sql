@@ -27,19 +27,38 @@ RETURN (SELECT system_identifier FROM pg_control_system())::text
 ALTER SEQUENCE process_numbers MAXVALUE 134217727;
 SELECT setval('process_numbers', nextval('process_numbers') * 16 + 16);
 
--- A number that no other process has or had. After a restore it goes 4096 ahead, and at least to
--- where the clock is (27 bits of eight seconds last until 2059), and a random step further, so that
--- two restores to the same backup do not give out the same numbers.
+-- After a restore, go ahead with what living processes may remember: 4096 process numbers, a million
+-- accounts, and at least to where the clock is (27 bits of eight seconds last until 2059), and a
+-- random step further, so that two restores to the same backup do not give out the same numbers.
+CREATE FUNCTION renew_numbers_v1(p_shard smallint) RETURNS void LANGUAGE plpgsql VOLATILE AS $$
+DECLARE
+    v_seconds numeric := extract(epoch FROM clock_timestamp() - timestamptz '2025-01-01 00:00:00Z');
+    v_step    double precision := random();
+    v_first   boolean;
+BEGIN
+    IF EXISTS (SELECT FROM ledger_shards WHERE shard = p_shard AND numbers_identity = postgres_identity_v1()) THEN
+        RETURN;
+    END IF;
+    UPDATE ledger_shards s SET numbers_identity = postgres_identity_v1()
+      FROM ledger_shards before
+     WHERE s.shard = p_shard AND before.shard = s.shard AND s.numbers_identity IS DISTINCT FROM postgres_identity_v1()
+    RETURNING before.numbers_identity IS NULL INTO v_first;
+    IF v_first IS NULL THEN
+        RETURN;
+    END IF;
+    PERFORM setval('process_numbers',
+                   greatest(nextval('process_numbers') + 4096, (v_seconds / 8)::bigint) + (v_step * 4096)::bigint);
+    IF NOT v_first THEN
+        PERFORM setval(pg_get_serial_sequence('accounts', 'account_no'),
+                       greatest(nextval(pg_get_serial_sequence('accounts', 'account_no')) + 1000000,
+                                (v_seconds * 1000)::bigint) + (v_step * 1000)::bigint);
+    END IF;
+END $$;
+
+-- A number that no other process has or had.
 CREATE FUNCTION process_number_v1(p_shard smallint) RETURNS bigint LANGUAGE plpgsql VOLATILE AS $$
 BEGIN
-    UPDATE ledger_shards SET numbers_identity = postgres_identity_v1()
-     WHERE shard = p_shard AND numbers_identity IS DISTINCT FROM postgres_identity_v1();
-    IF FOUND THEN
-        PERFORM setval('process_numbers', greatest(
-            nextval('process_numbers') + 4096,
-            (extract(epoch FROM clock_timestamp() - timestamptz '2025-01-01 00:00:00Z') / 8)::bigint
-        ) + (random() * 4096)::bigint);
-    END IF;
+    PERFORM renew_numbers_v1(p_shard);
     RETURN nextval('process_numbers');
 END $$;
 
@@ -306,8 +325,8 @@ END $$;
 -- outcome   journaled  words say what became of each item; the admitted ones are durable
 --           fenced     another epoch rules; this attempt wrote nothing and never will
 --           void       the attempt has a tombstone; nothing was written
--- words     admitted, duplicate, insufficient_available, balance_limit_exceeded; undecided where an
---           earlier sending of this attempt was carried out and left the item out
+-- words     admitted, duplicate, insufficient_available, credit_in_flight, balance_limit_exceeded,
+--           unknown_account (there is none in this PostgreSQL); undecided where an earlier sending of this attempt was carried out and left the item out
 -- availables  what was available at the decision, for refused items
 -- Run again with the same attempt it finds what the first run journaled. A repeated sending that
 -- admits nothing leaves a tombstone, so that no late copy of the first one admits what was refused.
@@ -377,7 +396,8 @@ BEGIN
 END $$;
 
 -- Decide items in order against what their accounts have, all from the caller's locks and this one
--- statement's snapshot. A credit of the batch funds no debit of the batch: it is not durable yet.
+-- statement's snapshot. A credit of the batch funds no debit of the batch, for it is not durable yet:
+-- such a debit is to be decided again (credit_in_flight).
 CREATE FUNCTION decide_items_v1(
     p_balance_max bigint, p_account_nos bigint[], p_changes_minor bigint[], p_duplicates integer[],
     OUT words text[], OUT availables numeric[]
@@ -389,7 +409,8 @@ DECLARE
     v_available numeric;
     v_incoming  numeric;
 BEGIN
-    words := array_fill('duplicate'::text, ARRAY[cardinality(p_account_nos)]);
+    SELECT array_agg(CASE WHEN position - 1 = ANY (p_duplicates) THEN 'duplicate' ELSE 'unknown_account' END ORDER BY position)
+      INTO words FROM generate_series(1, cardinality(p_account_nos)) AS position;
     availables := array_fill(NULL::numeric, ARRAY[cardinality(p_account_nos)]);
     FOR v_account IN
         SELECT a.settled_minor + p.credit_minor - p.debit_minor + a.credit_limit_minor AS available, i.items
@@ -404,7 +425,8 @@ BEGIN
         FOREACH v_item IN ARRAY v_account.items LOOP
             v_change := p_changes_minor[v_item];
             IF v_change < 0 AND v_available + v_change < 0 THEN
-                words[v_item] := 'insufficient_available';
+                words[v_item] := CASE WHEN v_available + v_incoming + v_change < 0 THEN 'insufficient_available'
+                                      ELSE 'credit_in_flight' END;
                 availables[v_item] := v_available;
             ELSIF v_change > 0 AND v_available + v_incoming + v_change > p_balance_max THEN
                 words[v_item] := 'balance_limit_exceeded';
@@ -434,6 +456,7 @@ BEGIN
     IF v_shard.mode = 'closed' THEN
         RETURN 0;
     END IF;
+    PERFORM renew_numbers_v1(p_shard);
     INSERT INTO accounts (account_id, kind, currency, exponent, created_at, updated_at)
     SELECT p_external_id, 'external', p_currency, p_exponent, v_now, v_now
      WHERE NOT EXISTS (SELECT FROM accounts WHERE account_id = p_external_id)

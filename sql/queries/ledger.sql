@@ -8,7 +8,8 @@ SELECT process_number_v1($1)
 -- name: shard_state
 -- Who rules a shard, since when, and whether this PostgreSQL is the one that was recorded.
 -- Params: $1 shard smallint
-SELECT mode, epoch, redis_run_id, redis_replication_id, redis_token, shard_count, protocol_version, forced_mode,
+SELECT mode, epoch, redis_run_id, redis_replication_id, redis_token, postgres_identity, shard_count, protocol_version,
+       forced_mode,
        (extract(epoch FROM clock_timestamp() - changed_at) * 1000)::bigint AS age_ms,
        postgres_identity IS NOT DISTINCT FROM postgres_identity_v1() AS is_recorded_postgres,
        changed_at > clock_timestamp() - interval '1 second' AS is_fresh
@@ -20,9 +21,9 @@ SELECT mode, epoch, redis_run_id, redis_replication_id, redis_token, shard_count
 SELECT epoch_rules_v1($1, $2, $3, $4)
 
 -- name: open_epoch
--- The next epoch if the expected one still rules, else NULL.
+-- The next epoch if the expected one still rules, else NULL; and which PostgreSQL this is.
 -- Params: $1 shard smallint, $2 expected_epoch bigint, $3 mode text, $4 redis_run_id text, $5 redis_replication_id text, $6 redis_token text, $7 protocol_version integer, $8 reason text
-SELECT open_epoch_v1($1, $2, $3, $4, $5, $6, $7, $8)
+SELECT open_epoch_v1($1, $2, $3, $4, $5, $6, $7, $8) AS epoch, postgres_identity_v1() AS postgres_identity
 
 -- name: short_redis_epochs
 -- How many of the latest epochs of Redis in a row ended by themselves sooner than this.
@@ -169,7 +170,7 @@ SELECT max(version_after) AS version_after, max(settled_after_minor) FILTER (WHE
 -- Params: $1 shard smallint
 SELECT coalesce((SELECT extract(epoch FROM clock_timestamp() - min(created_at)) * 1000
                    FROM journal_batches WHERE status = 'PENDING'), 0)::bigint AS lag_ms,
-       s.mode, s.forced_mode, o.action, o.actor, o.acted_at,
+       pg_is_in_recovery() AS is_standby, s.mode, s.forced_mode, o.action, o.actor, o.acted_at,
        v.is_complete, v.mismatch_count, v.duration_us, v.verified_at, v.compared::text
   FROM ledger_shards s
   LEFT JOIN LATERAL (SELECT * FROM operator_actions ORDER BY action_no DESC LIMIT 1) AS o ON true

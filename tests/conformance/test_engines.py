@@ -144,7 +144,15 @@ async def carried(services: Services, steps: list[Step]) -> list[str]:
         account = await ledger._account(step.account_id)
         name = request.identities[0].text
         items.append(
-            Item(request, account, step.change, name, loop.time() + 10, loop.create_future())
+            Item(
+                request,
+                account,
+                step.change,
+                name,
+                loop.time() + 10,
+                loop.create_future(),
+                pipeline_of(services)._mode.current.postgres,
+            )
         )
     slot = Slot(f"test.{steps[0].key}")
     assert await pipeline_of(services).carry(slot, items) == []
@@ -159,7 +167,7 @@ async def test_whole_batches_are_decided_alike(settings: Settings, seed: int) ->
     """Of one batch both engines accept and refuse the same items."""
     random = Random(seed)
     steps = [
-        Step("A", random.choice([-1, 1]) * random.randint(1, 200), f"m{number}")
+        Step("A", random.choice([-1, -1, 1]) * random.randint(1, 200), f"m{number}")
         for number in range(60)
     ]
     steps += [Step("C", AMOUNT_MAX, f"n{number}") for number in range(12)]

@@ -10,6 +10,7 @@ from tests.conftest import eventually
 from tests.sql.conftest import Sql
 
 ADMITTED, SHORT, FULL = "admitted", "insufficient_available", "balance_limit_exceeded"
+COMING = "credit_in_flight"
 
 
 @pytest.mark.parametrize(
@@ -18,8 +19,8 @@ ADMITTED, SHORT, FULL = "admitted", "insufficient_available", "balance_limit_exc
         (100, [-100], [ADMITTED]),
         (100, [-101], [SHORT]),
         (100, [-60, -60, -40], [ADMITTED, SHORT, ADMITTED]),
-        (0, [50, -50], [ADMITTED, SHORT]),
-        (50, [50, -50, -1], [ADMITTED, ADMITTED, SHORT]),
+        (0, [50, -50, -51], [ADMITTED, COMING, SHORT]),
+        (50, [50, -50, -1], [ADMITTED, ADMITTED, COMING]),
         (100, [900, 1], [ADMITTED, FULL]),
         (100, [-100, 900, 100, 1], [ADMITTED, ADMITTED, ADMITTED, FULL]),
         (100, [901, 900], [FULL, ADMITTED]),
