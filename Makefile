@@ -10,7 +10,8 @@ STAMP := $(VENV)/.installed
 BROKEN := $(shell test -x $(BIN)/python || rm -rf $(STAMP))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build run test check format clean clean-data settle health health-detailed pending bench docker-up docker-down
+.PHONY: help setup build run test check format clean clean-data settle verify operate health health-detailed pending \
+	bench bench-modes chaos protocol test-redis-failure test-redis-failure-real recovery-times restore-drill docker-up docker-down
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -47,6 +48,33 @@ format: setup ## format the code
 
 settle: setup ## settle what is pending now (needs DATABASE_URL and REDIS_URL, or `make run` in this checkout)
 	@$(BIN)/python -m app.run settle
+
+verify: setup ## prove that the books are right (needs DATABASE_URL and REDIS_URL, or `make run` in this checkout)
+	@$(BIN)/python -m app.run verify
+
+operate: setup ## an operator's act: make operate DO="read-only --reason upgrade"; DO=--help lists them
+	@$(BIN)/python -m app.run operate $(or $(DO),status)
+
+chaos: setup ## faults under load and proof that nothing is wrong: SECONDS=20 SEEDS=1 SEED=..., or OPTIONS=--help
+	@$(BIN)/python -m tests.chaos --seconds $(or $(SECONDS),20) --seeds $(or $(SEEDS),1) $(if $(SEED),--seed $(SEED)) $(OPTIONS)
+
+protocol: setup ## search the protocol's model for a history that loses money (OPTIONS="--without tombstone")
+	@$(BIN)/python -m tests.protocol $(OPTIONS)
+
+test-redis-failure: setup ## Redis becomes unreachable under load and comes back; report in reports/
+	@$(BIN)/python -m tests.drills redis-failure $(OPTIONS)
+
+test-redis-failure-real: setup ## the same with a Redis that is killed and started again
+	@$(BIN)/python -m tests.drills redis-failure-real $(OPTIONS)
+
+recovery-times: setup ## how long a dead Redis is felt, 20 rounds: bench/results/recovery.md
+	@$(BIN)/python -m tests.drills recovery-times --rounds 20 $(OPTIONS)
+
+restore-drill: setup ## restore backups taken under load, run the service on them, verify
+	@$(BIN)/python -m tests.drills restore $(OPTIONS)
+
+bench-modes: setup ## throughput in mode postgres beside mode redis, balances checked; needs wrk
+	@$(BIN)/python -m bench.modes
 
 bench: setup ## throughput with and without micro-batching, balances checked; needs wrk
 	@$(BIN)/python -m bench.throughput

@@ -1,8 +1,9 @@
 """`python -m app.run`: the whole service on one machine, stopped by one Ctrl-C.
 
 Starts a private Redis and PostgreSQL for whichever of REDIS_URL and DATABASE_URL is not set,
-prepares the database, then runs the API and the worker as processes of their own. `settle` and
-`clean-data` act on the same private servers. It never touches a server it did not start.
+prepares the database, then runs the API and the worker as processes of their own. `settle`,
+`verify`, `operate ...` and `clean-data` act on the same private servers. It never touches a server
+it did not start.
 """
 
 import contextlib
@@ -15,7 +16,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import NamedTuple
@@ -64,9 +65,15 @@ def say(text: str) -> None:
 
 def main(arguments: list[str]) -> int:
     """Run a command; 0 when it ended as told."""
-    commands = {"": run_service, "settle": settle, "clean-data": clean_data}
+    commands: dict[str, Callable[[], int]] = {
+        "": run_service,
+        "settle": lambda: _on_these_servers("app.workers", "--once"),
+        "verify": lambda: _on_these_servers("app.operate", "verify"),
+        "operate": lambda: _on_these_servers("app.operate", *arguments[1:]),
+        "clean-data": clean_data,
+    }
     name = arguments[0] if arguments else ""
-    if name not in commands or len(arguments) > 1:
+    if name not in commands or (len(arguments) > 1 and name != "operate"):
         print(
             f"usage: python -m app.run [{'|'.join(sorted(filter(None, commands)))}]",
             file=sys.stderr,
@@ -120,8 +127,8 @@ def _watch(servers: Servers, children: Children, stopping: "_StopSignals") -> No
     say("stopping ...")
 
 
-def settle() -> int:
-    """Settle what is pending now, in this checkout's service or the one the environment names."""
+def _on_these_servers(module: str, *arguments: str) -> int:
+    """Run a command on this checkout's servers, or on those the environment names."""
     environment = dict(os.environ)
     note = DATA_FOLDER / "servers"
     if "DATABASE_URL" not in environment or "REDIS_URL" not in environment:
@@ -130,9 +137,8 @@ def settle() -> int:
         database_url, redis_url = note.read_text().splitlines()
         environment.setdefault("DATABASE_URL", database_url)
         environment.setdefault("REDIS_URL", redis_url)
-    return subprocess.run(
-        [sys.executable, "-m", "app.workers", "--once"], env=environment, check=False
-    ).returncode
+    command = [sys.executable, "-m", module, *arguments]
+    return subprocess.run(command, env=environment, check=False).returncode
 
 
 def clean_data() -> int:

@@ -141,7 +141,8 @@ def _drive(url: str, variant: str, connections: int, number: int) -> Sample:
     output = subprocess.run(
         ["wrk", f"-t{threads}", f"-c{connections}", f"-d{seconds}s", "--timeout", "20s",
          "-s", str(FOLDER / "wrk_transactions.lua"), f"{url}/api/v1/transaction"],
-        env={"PATH": os.environ["PATH"], "BENCH_RUN": run, "BENCH_ACCOUNT": ACCOUNT},
+        env={"PATH": os.environ["PATH"], "BENCH_RUN": run, "BENCH_ACCOUNT": ACCOUNT,
+             "BENCH_SPREAD": os.environ.get("BENCH_SPREAD", "0")},
         capture_output=True, text=True, check=True, timeout=seconds + 60,
     ).stdout  # fmt: skip
     figures = next(line for line in output.splitlines() if line.startswith("RESULT "))

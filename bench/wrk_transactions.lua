@@ -1,7 +1,9 @@
--- wrk: debit one account of 0.01 again and again, each request with an idempotency key of its own.
+-- wrk: debit 0.01 again and again, each request with an idempotency key of its own: from one account,
+-- or from BENCH_SPREAD accounts in turn.
 
 local run = os.getenv('BENCH_RUN') or 'run'
 local account = os.getenv('BENCH_ACCOUNT') or 'BENCH'
+local spread = tonumber(os.getenv('BENCH_SPREAD') or '0')
 local threads = {}
 local number = 0
 
@@ -19,8 +21,12 @@ end
 
 function request()
   number = number + 1
+  local body
+  if spread > 0 then
+    body = '{"account_id":"' .. account .. math.random(0, spread - 1) .. '","amount":"0.01","type":"debit"}'
+  end
   local key = run .. '-' .. thread_number .. '-' .. number
-  return wrk.format(nil, nil, {['Content-Type'] = 'application/json', ['Idempotency-Key'] = key})
+  return wrk.format(nil, nil, {['Content-Type'] = 'application/json', ['Idempotency-Key'] = key}, body)
 end
 
 function response(status)

@@ -3,6 +3,7 @@
 from litestar import Router
 
 from app.api.health import health_router
+from app.api.metrics import get_metrics
 from app.api.openapi import assets_router
 from app.ledger.routes import ledger_router
 from app.settings import Settings
@@ -13,5 +14,6 @@ def all_routers(settings: Settings) -> list[Router]:
     return [
         ledger_router(test_mode=settings.http.enable_test_mode),
         health_router,
+        Router(path="/", route_handlers=[get_metrics], tags=["health"]),
         assets_router(),
     ]

@@ -1,0 +1,63 @@
+"""Prometheus metrics of the ledger's state, gathered when they are asked for."""
+
+from collections.abc import Iterator
+
+from litestar import Response, get
+from litestar.datastructures import State
+from prometheus_client.core import CollectorRegistry, GaugeMetricFamily, Metric
+from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client.registry import Collector
+
+from app.infra.http import documented
+from app.ledger.codes import Mode
+from app.ledger.model import LedgerHealth
+
+_MODES = (*(mode.value for mode in Mode), "unknown")
+
+
+class _Snapshot(Collector):
+    """One answer of the health check as metrics."""
+
+    def __init__(self, health: LedgerHealth) -> None:
+        self._health = health
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield each family once."""
+        health = self._health
+        mode = GaugeMetricFamily("subbalance_mode", "Who decides, as 1", labels=["mode"])
+        for name in _MODES:
+            mode.add_metric([name], float(name == health.mode))
+        up = GaugeMetricFamily("subbalance_component_up", "Whether a part works", labels=["part"])
+        for name, part in health.components.items():
+            up.add_metric([name], float(part.ok))
+        yield from (mode, up)
+        yield _gauge("ready", "Whether a transaction sent now would be decided", health.ready)
+        yield _gauge("epoch", "The ruling epoch as this instance knows it", health.epoch)
+        yield _gauge(
+            "settler_lag_seconds", "Age of the oldest pending movement", health.settler_lag_ms / 1e3
+        )
+        yield _gauge("queue_items", "Requests that are in no batch yet", health.queue_items)
+        check = health.consistency
+        if check is not None:
+            yield _gauge(
+                "verification_mismatches", "What the latest check found", check.mismatch_count
+            )
+            yield _gauge("verification_complete", "Whether it left nothing out", check.complete)
+            yield _gauge(
+                "verification_duration_seconds", "How long it took", check.duration_ms / 1e3
+            )
+            yield _gauge(
+                "verification_timestamp_seconds", "When it ended", check.verified_at.timestamp()
+            )
+
+
+def _gauge(name: str, what: str, value: float) -> GaugeMetricFamily:
+    return GaugeMetricFamily(f"subbalance_{name}", what, value=float(value))
+
+
+@get("/metrics", summary="Metrics for Prometheus", responses=documented(200, str, (405, 500)))
+async def get_metrics(state: State) -> Response[bytes]:
+    """Show the ledger's state, and the latest consistency check, in Prometheus' text format."""
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(_Snapshot(await state.ledger.health()))
+    return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
