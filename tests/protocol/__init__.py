@@ -1,0 +1,1 @@
+"""A model of the protocol by which money moves, searched for histories that break a guarantee."""
