@@ -36,7 +36,7 @@ from app.settings import Settings, load_settings
 DATA_FOLDER = Path(__file__).resolve().parents[1] / ".data"
 _PREPARE_TIMEOUT_S = 120
 _READY_TIMEOUT_S = 30
-_REDIS_STARTS_MAX = 20
+_SERVER_STARTS_MAX = 20
 _POLL_S = 0.1
 _HTTP_OK = 200
 Children = dict[str, "subprocess.Popen[bytes]"]
@@ -104,25 +104,23 @@ def run_service() -> int:
 
 
 def _watch(servers: Servers, children: Children, stopping: "_StopSignals") -> None:
-    """Return when asked to stop; `Problem` when a process this one started has ended.
+    """Return when asked to stop; `Problem` when a process this one started keeps ending.
 
-    Redis is the exception: it may die, so it is started again, empty, and a new epoch begins.
+    The servers may die, for the service survives that: they are started again, Redis empty.
     """
-    redis_starts = 0
+    starts = {"Redis": 0, "PostgreSQL": 0}
     while not stopping.count:
         for name, child in children.items():
             if child.poll() is not None:
                 raise Problem(f"the {name} ended unexpectedly:\n{log_tail(_log(name))}")
-        if servers.postgres is not None and not servers.postgres.pid:
-            log = log_tail(servers.postgres.log)
-            raise Problem(f"the private PostgreSQL ended unexpectedly:\n{log}")
-        if servers.redis is not None and not servers.redis.pid:
-            redis_starts += 1
-            if redis_starts > _REDIS_STARTS_MAX:
-                log = log_tail(servers.redis.log)
-                raise Problem(f"the private Redis keeps ending:\n{log}")
-            say("the private Redis ended; starting it again ...")
-            servers.redis.start()
+        for name, server in (("Redis", servers.redis), ("PostgreSQL", servers.postgres)):
+            if server is None or server.pid:
+                continue
+            starts[name] += 1
+            if starts[name] > _SERVER_STARTS_MAX:
+                raise Problem(f"the private {name} keeps ending:\n{log_tail(server.log)}")
+            say(f"the private {name} ended; starting it again ...")
+            server.start()
         time.sleep(_POLL_S)
     say("stopping ...")
 

@@ -291,3 +291,27 @@ async def test_a_credit_that_is_not_durable_yet_covers_nothing(
     with pytest.raises(errors.InsufficientAvailable) as refused:
         await services.ledger.post_transaction(request("A", "2"))
     assert refused.value.members["available"] == "1.00"
+
+
+async def test_an_attempt_that_meets_its_tombstone_gives_back_what_it_holds(
+    services: Services,
+    worker: WorkerServices,
+    open_account: OpenAccount,
+    redis_client: Any,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It reserved again after the reaper had released what it saw."""
+    await open_account("A", "10.00")
+    journal = pipeline_of(services)._journal
+    write = journal.write
+
+    async def void_first(ruling: Any, attempt_id: int, *arguments: Any, **more: Any) -> Any:
+        monkeypatch.setattr(journal, "write", write)
+        assert await worker.reaper._store.void_attempt(attempt_id)
+        return await write(ruling, attempt_id, *arguments, **more)
+
+    monkeypatch.setattr(journal, "write", void_first)
+    await services.ledger.post_transaction(request("A", "4"))
+    await eventually(lambda: not reservations(redis_client))
+    assert await available(redis_client, "A") == 600
+    assert redis_client.keys("subbalance:*:flight") == []

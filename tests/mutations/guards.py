@@ -76,7 +76,8 @@ GUARDS = (
         RELIABILITY,
         "    PERFORM enter_fence_v1(p_shard);\n"
         "    v_rules := epoch_rules_v1(p_shard, p_epoch, p_word, 'redis');\n",
-        "    SELECT s.epoch = p_epoch AND s.redis_token = p_word INTO v_rules\n"
+        "    SELECT s.epoch = p_epoch AND s.redis_token = p_word AND s.mode = 'redis'\n"
+        "           AND s.postgres_identity = postgres_identity_v1() INTO v_rules\n"
         "      FROM enter_fence_v1(p_shard) f, ledger_shards s WHERE s.shard = p_shard;\n",
         JOURNAL,
     ),
@@ -199,7 +200,7 @@ GUARDS = (
         RELIABILITY,
         "WHERE shard = p_shard AND epoch = p_expected_epoch AND mode <> 'closed'",
         "WHERE shard = p_shard AND epoch = p_expected_epoch",
-        "tests/integration/test_controls.py",
+        JOURNAL,
     ),
     Guard(
         "numbers_go_ahead",

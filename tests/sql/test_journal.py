@@ -233,3 +233,12 @@ async def test_a_postgres_that_has_changed_leaves_a_gap_of_epochs(sql: Sql) -> N
     assert await sql.connection.fetchval(opened, 0) == 1
     await sql.connection.execute("UPDATE ledger_shards SET postgres_identity = 'another'")
     assert await sql.connection.fetchval(opened, 1) == 1_001
+
+
+async def test_nobody_but_an_operator_opens_a_closed_ledger(sql: Sql) -> None:
+    control = "SELECT control_ledger_v1(0::smallint, $1, 'tester', 'test')"
+    opened = "SELECT open_epoch_v1(0::smallint, $1, $2, 'r', 'x', 't', 2, 'test')"
+    closed = await sql.connection.fetchval(control, "read_only")
+    for mode in ("redis", "postgres"):
+        assert await sql.connection.fetchval(opened, closed, mode) is None
+    assert await sql.connection.fetchval(control, "resume") == closed + 1

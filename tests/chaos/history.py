@@ -1,0 +1,145 @@
+"""What the clients asked for and what they were told: every sending, with its instants.
+
+An operation is one intention: all its sendings carry the same body and, if it has any, the same
+identities. Instants are seconds since the run began.
+"""
+
+from enum import StrEnum
+from typing import Any, NamedTuple
+
+import msgspec
+
+
+def fields_of(body: bytes) -> dict[str, Any]:
+    """The members of a JSON object, none when it is something else."""
+    try:
+        found = msgspec.json.decode(body)
+    except msgspec.DecodeError:
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+class Outcome(StrEnum):
+    """What a client knows after one sending."""
+
+    ACCEPTED = "accepted"  # 2xx
+    REFUSED = "refused"  # 4xx: decided, nothing changed
+    DEFERRED = "deferred"  # 409, 429, 503: this sending changed nothing, another one may succeed
+    UNKNOWN = "unknown"  # time-out, connection lost, or said to be unknown
+    NOT_SENT = "not_sent"  # no connection
+    BROKEN = "broken"  # 5xx that is no 503, or an answer that makes no sense
+
+
+class Sending(msgspec.Struct):
+    """One request and what came back."""
+
+    api: str
+    started_s: float
+    ended_s: float
+    outcome: Outcome
+    status: int = 0
+    code: str = ""
+    replayed: bool = False
+    answer: bytes = b""
+    is_other_body: bool = False  # the same key with another amount
+
+    @property
+    def fields(self) -> dict[str, Any]:
+        """The members of the answer."""
+        return fields_of(self.answer)
+
+
+class Operation(msgspec.Struct, eq=False):
+    """One intention; `reference` names it in the journal, whether it has a key or not."""
+
+    reference: str
+    account_id: str
+    amount: str
+    amount_minor: int
+    is_credit: bool
+    key: str | None = None
+    transaction_id: str | None = None
+    sendings: list[Sending] = []
+
+    @property
+    def is_named(self) -> bool:
+        """Tell whether it may be sent again."""
+        return self.key is not None or self.transaction_id is not None
+
+    @property
+    def change_minor(self) -> int:
+        """The signed amount."""
+        return self.amount_minor if self.is_credit else -self.amount_minor
+
+    @property
+    def accepted(self) -> list[Sending]:
+        """The sendings of the right body that were answered 2xx, in order of their answers."""
+        found = [sending for sending in self.sendings if sending.outcome is Outcome.ACCEPTED]
+        return sorted(
+            (sending for sending in found if not sending.is_other_body),
+            key=lambda sending: sending.ended_s,
+        )
+
+    def summary(self) -> dict[str, Any]:
+        """All of it, for a report, with instants rounded to the millisecond."""
+        own = {name: getattr(self, name) for name in ("account_id", "amount", "is_credit", "key")}
+        sent = []
+        for sending in self.sendings:
+            at = f"{sending.started_s:.3f}-{sending.ended_s:.3f} {sending.api}"
+            notes = [str(sending.outcome), str(sending.status), sending.code]
+            notes += ["replayed"] * sending.replayed + ["other body"] * sending.is_other_body
+            sent.append(" ".join([at, *filter(None, notes)]))
+        return {**own, "id": self.transaction_id, "sendings": sent}
+
+
+class Account(NamedTuple):
+    """An account the run opened."""
+
+    account_id: str
+    currency: str
+    exponent: int
+    opening_minor: int
+    credit_limit_minor: int
+    heat: str
+
+
+class Invisible(NamedTuple):
+    """An accepted transaction that a read begun after its acceptance did not find."""
+
+    operation: Operation
+    api: str
+    at_s: float
+    detail: str
+
+
+class History:
+    """Everything the clients did, in memory; bounded by the length and the rate of the run."""
+
+    def __init__(self) -> None:
+        """Begin empty."""
+        self.accounts: dict[str, Account] = {}
+        self.operations: list[Operation] = []
+        self.invisible: list[Invisible] = []
+        self.reads = 0
+
+    def count_by_outcome(self) -> dict[str, int]:
+        """How often each outcome was seen, refusals and deferrals by their code."""
+        counts: dict[str, int] = {}
+        for operation in self.operations:
+            for sending in operation.sendings:
+                name = str(sending.outcome)
+                if sending.outcome is Outcome.ACCEPTED:
+                    name += " (replayed)" if sending.replayed else ""
+                elif sending.code:
+                    name += f" {sending.code}"
+                counts[name] = counts.get(name, 0) + 1
+        return dict(sorted(counts.items()))
+
+    def accepted_instants(self) -> list[tuple[float, float, str]]:
+        """When each acceptance was asked for and given, and by which API, in order."""
+        found = [
+            (sending.started_s, sending.ended_s, sending.api)
+            for operation in self.operations
+            for sending in operation.accepted
+        ]
+        return sorted(found)
