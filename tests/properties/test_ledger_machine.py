@@ -1,7 +1,8 @@
 """A Hypothesis state machine: the real ledger and the reference agree after every step.
 
-Steps are postings, repetitions, settlements, restarts of the service, flushes of Redis and lost
-keys; after each the invariants of a ledger are checked on PostgreSQL and on Redis.
+Steps are postings, repetitions, settlements, switches between Redis and PostgreSQL, restarts of the
+service, flushes of Redis and lost keys; after each the invariants of a ledger are checked on
+PostgreSQL and on Redis, and the books are verified.
 """
 
 import asyncio
@@ -20,10 +21,11 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from app import errors
 from app.bootstrap import Services, open_services, open_worker_services
 from app.kit.money import decimal_text, parse_amount
-from app.ledger.codes import Direction
+from app.ledger.codes import Direction, Mode
 from app.ledger.model import AccountRequest, TransactionRequest
 from app.settings import Settings
 from tests.conformance.reference import AMOUNT_MAX, Reference
+from tests.failure.conftest import pipeline_of
 
 ACCOUNTS = ("A", "B", "C")
 KEYS = st.sampled_from([f"k{number}" for number in range(12)])
@@ -142,6 +144,15 @@ class LedgerMachine(RuleBasedStateMachine):
         self.redis.delete(keys[number % len(keys)])
 
     @rule()
+    def switch_the_mode(self) -> None:
+        keeper = pipeline_of(self.services)._mode
+        if keeper.current.mode is Mode.REDIS:
+            keeper._breaker._breaker.open()
+            assert self.run(keeper.fall_back(keeper.epoch))
+        else:
+            assert self.run(keeper.open_redis(keeper.epoch, "test"))
+
+    @rule()
     def restart_the_service(self) -> None:
         self.run(self.stack.aclose())
         self.stack = AsyncExitStack()
@@ -160,6 +171,12 @@ class LedgerMachine(RuleBasedStateMachine):
             assert balance.settled_minor == expected.settled
             assert balance.pending_debit_minor == sum(expected.debits)
             assert balance.pending_credit_minor == sum(expected.credits)
+
+    @invariant()
+    def the_books_are_verified(self) -> None:
+        """A key that is lost is found; nothing else may be."""
+        found = {mismatch.kind for mismatch in self.run(self.services.ledger.verify()).mismatches}
+        assert found <= {"redis_vanished"}
 
     @invariant()
     def money_is_conserved(self) -> None:
