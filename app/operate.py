@@ -74,6 +74,15 @@ def _tell(verification: Verification) -> int:
     return 0 if verification.is_clean and verification.complete else 1
 
 
+def _actor() -> str:
+    """Name whoever runs this, also where the user has no name."""
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):
+        user = f"uid {os.getuid()}"
+    return f"{user}@{socket.gethostname()}"[:_ACTOR_LENGTH_MAX]
+
+
 def main(arguments: list[str]) -> int:
     """Run one command; 2 when it is not one."""
     parser = argparse.ArgumentParser(
@@ -82,8 +91,7 @@ def main(arguments: list[str]) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("action", choices=ACTIONS)
-    actor = f"{getpass.getuser()}@{socket.gethostname()}"[:_ACTOR_LENGTH_MAX]
-    parser.add_argument("--by", default=actor, help="who does it")
+    parser.add_argument("--by", default=_actor(), help="who does it")
     parser.add_argument("--reason", default="", help="why, for whoever reads it later")
     logging.basicConfig(level=logging.ERROR)
     try:

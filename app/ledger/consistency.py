@@ -9,7 +9,7 @@ from app.ledger.model import Verification
 from app.ledger.store import LedgerStore
 from app.ledger.verify import Verifier
 
-_BUDGET_RATIO = 0.5
+_BUDGET_RATIO = 0.2
 _log = logging.getLogger(__name__)
 
 
@@ -25,7 +25,7 @@ class ConsistencyCheck:
         *,
         may_repair: bool,
     ) -> None:
-        """A verification takes at most half of the interval between two."""
+        """A verification takes at most a fifth of the interval between two."""
         self._verifier = verifier
         self._mode = mode
         self._store = store
