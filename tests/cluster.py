@@ -132,7 +132,7 @@ class Cluster:
         self.postgres: EmbeddedPostgres
         self.redis: EmbeddedRedis
         self._durable = durable
-        self._environment = dict(environment or {})
+        self._settings = dict(environment or {})
         self._start_redis = redis
         self._processes: dict[str, ServerProcess] = {}
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="cluster")
@@ -157,6 +157,13 @@ class Cluster:
     def processes(self) -> list[ServerProcess]:
         """Every API and worker, in the order they were started."""
         return list(self._processes.values())
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What every process of the service gets, the servers' own addresses among it."""
+        inherited = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
+        servers = {"DATABASE_URL": self.postgres.url, "REDIS_URL": self.redis.url, "HOST": HOST}
+        return {**inherited, **servers, **self._settings}
 
     def start_api(self, name: str, **environment: str) -> ServerProcess:
         """Start an API on a port of its own; `wait_ready` waits until it decides transactions.
@@ -197,7 +204,7 @@ class Cluster:
         done = subprocess.run(
             [sys.executable, "-m", "app.bootstrap"],
             cwd=ROOT,
-            env=self._base(),
+            env=self.environment,
             capture_output=True,
             text=True,
             timeout=_PREPARE_TIMEOUT_S,
@@ -222,15 +229,10 @@ class Cluster:
         if name in self._processes:
             raise ClusterError(f"there is a process named {name} already")
         url = f"http://{HOST}:{port}" if port else ""
-        process = ServerProcess(name, module, {**self._base(), **environment}, self.folder, url)
+        process = ServerProcess(name, module, {**self.environment, **environment}, self.folder, url)
         self._processes[name] = process
         process.restart()
         return process
-
-    def _base(self) -> dict[str, str]:
-        inherited = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
-        servers = {"DATABASE_URL": self.postgres.url, "REDIS_URL": self.redis.url, "HOST": HOST}
-        return {**inherited, **servers, **self._environment}
 
 
 def is_ready(url: str) -> bool:

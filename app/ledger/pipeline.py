@@ -123,6 +123,8 @@ class Pipeline:
     async def _without_repetitions(self, slot: Slot, items: list[Item]) -> list[Item]:
         """Answer those that must be looked up before they may reserve anything."""
         doubtful = [item for item in items if item.look_up_first and item.identities]
+        if not doubtful:
+            return items
         found = await self._find(doubtful)
         await self._tell_of_credits(slot, self._mode.current, doubtful, found)
         answered = {item for item in doubtful if item.answer_from(found)}

@@ -46,10 +46,13 @@ class Incident(msgspec.Struct):
 class Faults:
     """Acts on a stage."""
 
-    def __init__(self, stage: Stage, reap_age_s: float) -> None:
-        """`reap_age_s` is the age past which the service gives a reservation back."""
+    def __init__(self, stage: Stage, reap_age_s: float, deadline_s: float) -> None:
+        """Know the age past which the service gives a reservation back, and how long a request
+        may wait for its answer.
+        """
         self._stage = stage
         self._reap_age_s = reap_age_s
+        self._deadline_s = deadline_s
         self.incidents: list[Incident] = []
         self._ways: dict[Kind, Callable[[Fault], Awaitable[str]]] = {
             Kind.REDIS_KILL: self._kill_server,
@@ -83,6 +86,7 @@ class Faults:
             Kind.STALE_API: self._make_stale,
             Kind.LATE_JOURNAL: self._journal_late,
             Kind.POWER_CUT: self._cut_power,
+            Kind.OPERATE: self._operate,
         }
 
     async def run(self, faults: Sequence[Fault]) -> None:
@@ -232,6 +236,15 @@ class Faults:
                     await stage.mend(victim)
         return _OK
 
+    async def _operate(self, fault: Fault) -> str:
+        """Do what an operator may do to the ledger, and take it back."""
+        async with self._stage.alone("operator"):
+            if not await self._stage.operate(fault.manner):
+                return "it was refused"
+            await asyncio.sleep(fault.lasts_s)
+            await self._stage.operate("resume" if fault.manner == "read-only" else "automatic")
+        return _OK
+
     # Ways between them.
 
     def _way(self, fault: Fault) -> Proxy:
@@ -348,8 +361,11 @@ class Faults:
             await self._bring_back_old(brief)
 
     async def _journal_late(self, fault: Fault) -> str:
-        """Deliver a journal call when its reservations are old enough to be given back."""
-        hold_s = self._reap_age_s + HOLD_BEYOND_S + fault.share
+        """Deliver a journal call when its reservations are old enough to be given back, or when
+        its clients have been told that the outcome is unknown.
+        """
+        bounds = (self._reap_age_s, self._deadline_s)
+        hold_s = (max(bounds) if fault.share > 0.5 else bounds[0]) + HOLD_BEYOND_S + fault.share
         signals = {"killed": signal.SIGKILL, "paused": signal.SIGSTOP}
 
         def act() -> Verdict:

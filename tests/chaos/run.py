@@ -24,6 +24,7 @@ from tests.chaos.trial import SETTLED_TIMEOUT_S, Place, examine
 from tests.cluster import Cluster
 
 REAP_AGE_DEFAULT_S = 10.0
+DEADLINE_DEFAULT_S = 10.0
 _HIT_THE_REAPER = frozenset(
     {
         Kind.REDIS_DELETE_FLIGHT,
@@ -81,6 +82,12 @@ class Setting(NamedTuple):
         text = self.environment.get("SUBBALANCE_REAP_AGE", "")
         return float(text.removesuffix("s")) if text else REAP_AGE_DEFAULT_S
 
+    @property
+    def deadline_s(self) -> float:
+        """How long a request may wait for its answer."""
+        text = self.environment.get("SUBBALANCE_DEADLINE_MS", "")
+        return int(text) / 1_000 if text else DEADLINE_DEFAULT_S
+
 
 def run_private(seed: int, options: Options, folder: Path) -> Report:
     """Run once on servers of the run's own, whose files are in a folder."""
@@ -134,7 +141,7 @@ async def _carry_out(
         load = Load(urls, history, seed, f"c{seed}", options.clients)
         await load.open_accounts(load.plan_accounts(options.cold_accounts))
         stage.began = load.begin()
-        faults = Faults(stage, setting.reap_age_s)
+        faults = Faults(stage, setting.reap_age_s, setting.deadline_s)
         breaking = asyncio.create_task(faults.run(planned))
         await load.run(options.seconds, options.rate)
         await breaking

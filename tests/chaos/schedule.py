@@ -48,6 +48,7 @@ class Kind(StrEnum):
     STALE_API = "stale-api"
     LATE_JOURNAL = "late-journal"
     POWER_CUT = "power-cut"
+    OPERATE = "operate"
 
 
 DESTRUCTIVE_OVER_NETWORK = (
@@ -85,6 +86,7 @@ _WEIGHTS = {
     Kind.STALE_API: 4,
     Kind.LATE_JOURNAL: 4,
     Kind.POWER_CUT: 1,
+    Kind.OPERATE: 2,
 }
 _JOURNAL = "journal_batch|decide_batch"
 _POINTS = (
@@ -183,6 +185,8 @@ def _draw(kind: Kind, rng: random.Random, cast: Cast) -> dict[str, Any]:
         drawn["manner"] = rng.choice(("killed", "alive", "returned", "demoted"))
     if kind is Kind.POWER_CUT:
         drawn["manner"] = rng.choice(("servers first", "service first"))
+    if kind is Kind.OPERATE:
+        drawn["manner"] = rng.choice(("force-postgres", "force-redis", "read-only"))
     if kind is Kind.STALE_API:
         drawn["manner"] = rng.choice(("flush", "kill", "delete", "snapshot"))
         drawn["label"], drawn["phase"] = rng.choice(

@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 import os
 import signal
+import sys
 import time
 from collections import Counter
 from collections.abc import AsyncIterator
@@ -21,13 +22,14 @@ from app.infra.child_process import EmbeddedServerError
 from tests.chaos.proxy import Proxy, proxied
 from tests.chaos.redis_fleet import Fleet
 from tests.chaos.wire import PostgresConversation, RedisConversation
-from tests.cluster import Cluster, ServerProcess, at_port, kill_tree, pause_tree, resume_tree
+from tests.cluster import ROOT, Cluster, ServerProcess, at_port, kill_tree, pause_tree, resume_tree
 
 START_TRIES_MAX = 3
 WATCH_S = 0.2
 LOCK_WAIT_S = 5.0
 RESTARTS_MAX = 200
 QUERY_TIMEOUT_S = 5.0
+OPERATE_TIMEOUT_S = 20.0
 SERVER_ERRORS: tuple[type[Exception], ...] = (
     redis_sync.RedisError,
     asyncpg.PostgresError,
@@ -153,6 +155,24 @@ class Stage:
         finally:
             await connection.close(timeout=QUERY_TIMEOUT_S)
 
+    async def operate(self, action: str) -> bool:
+        """Do what an operator may do; True when it was done."""
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            *("-m", "app.operate", action, "--by", "chaos", "--reason", "a fault"),
+            cwd=ROOT,
+            env=self.cluster.environment,
+            stdout=asyncio.subprocess.DEVNULL,
+            stderr=asyncio.subprocess.DEVNULL,
+        )
+        try:
+            async with asyncio.timeout(OPERATE_TIMEOUT_S):
+                return await process.wait() == 0
+        except TimeoutError:
+            process.kill()
+            await process.wait()
+            return False
+
     async def watch(self) -> None:
         """Start processes again that ended by themselves, as a supervisor would."""
         for _ in range(RESTARTS_MAX):
@@ -178,6 +198,8 @@ class Stage:
         await self.redis("REPLICAOF", "NO", "ONE")
         await self.redis("CONFIG", "SET", "maxmemory", "0")
         await self.cluster.apart(self.fleet.spare.kill)
+        for action in ("automatic", "resume"):
+            await self.operate(action)
         for name in self.processes:
             await self.mend(name)
         self._down.clear()
