@@ -269,23 +269,27 @@ def free_port() -> int:
 
 def pause_tree(pid: int) -> None:
     """Stop a process and its children where they stand, as PostgreSQL needs it."""
-    for member in _tree(pid):
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(member, signal.SIGSTOP)
+    _signal(_tree(pid), signal.SIGSTOP)
 
 
 def resume_tree(pid: int) -> None:
     """Let a paused process and its children go on."""
-    for member in _tree(pid):
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(member, signal.SIGCONT)
+    _signal(_tree(pid), signal.SIGCONT)
 
 
 def kill_tree(pid: int) -> None:
-    """End a process and its children as a crash of their machine would, paused or not."""
-    for member in _tree(pid):
+    """End a process and its children as a crash of their machine would, paused or not.
+
+    It is paused first, so that it leaves no child behind that nobody saw.
+    """
+    _signal([pid] if pid else [], signal.SIGSTOP)
+    _signal(_tree(pid), signal.SIGKILL)
+
+
+def _signal(pids: list[int], signal_number: signal.Signals) -> None:
+    for pid in pids:
         with contextlib.suppress(ProcessLookupError):
-            os.kill(member, signal.SIGKILL)
+            os.kill(pid, signal_number)
 
 
 def _tree(pid: int) -> list[int]:

@@ -85,6 +85,7 @@ class Faults:
             Kind.POINT_HOLD: self._hold_at_point,
             Kind.STALE_API: self._make_stale,
             Kind.LATE_JOURNAL: self._journal_late,
+            Kind.CUT_OFF: self._cut_off,
             Kind.POWER_CUT: self._cut_power,
             Kind.OPERATE: self._operate,
         }
@@ -382,6 +383,27 @@ class Faults:
         if fault.manner == "paused":
             await asyncio.sleep(fault.lasts_s / 2)
             await self._stage.mend(fault.process)
+        return _OK
+
+    async def _cut_off(self, fault: Fault) -> str:
+        """Cut an API off from PostgreSQL in the middle of a journal call, for longer than its
+        clients may wait: they must be told that the outcome is unknown.
+        """
+        way = self._stage.ways[fault.process].postgres
+
+        def act() -> Verdict:
+            if fault.manner == "blocked":
+                way.block()
+            else:
+                way.refuses = True
+                way.cut()
+            return Verdict(Fate.CUT if fault.phase == Phase.EXECUTED else Fate.PASS)
+
+        if not await self._sprung(fault, act, "postgres"):
+            return _NOT_SPRUNG
+        await asyncio.sleep(self._deadline_s + HOLD_BEYOND_S + fault.share)
+        way.unblock()
+        way.refuses = False
         return _OK
 
 

@@ -47,6 +47,7 @@ class Kind(StrEnum):
     POINT_HOLD = "point-hold"
     STALE_API = "stale-api"
     LATE_JOURNAL = "late-journal"
+    CUT_OFF = "cut-off"
     POWER_CUT = "power-cut"
     OPERATE = "operate"
 
@@ -85,6 +86,7 @@ _WEIGHTS = {
     Kind.POINT_HOLD: 6,
     Kind.STALE_API: 4,
     Kind.LATE_JOURNAL: 4,
+    Kind.CUT_OFF: 4,
     Kind.POWER_CUT: 1,
     Kind.OPERATE: 2,
 }
@@ -175,7 +177,7 @@ def _draw(kind: Kind, rng: random.Random, cast: Cast) -> dict[str, Any]:
     """Draw the particulars of one fault."""
     drawn: dict[str, Any] = {"lasts_s": _lasting(rng), "share": round(rng.random(), 6)}
     family = kind.partition("-")[0]
-    if family in ("api", "stale", "late"):
+    if family in ("api", "stale", "late", "cut"):
         drawn["process"] = rng.choice(cast.apis)
     if family == "worker":
         drawn["process"] = rng.choice(cast.workers) if cast.workers else ""
@@ -192,6 +194,9 @@ def _draw(kind: Kind, rng: random.Random, cast: Cast) -> dict[str, Any]:
         drawn["label"], drawn["phase"] = rng.choice(
             (("admit", "executed"), (_JOURNAL, "sent"), ("load", "sent"), ("admit", "sent"))
         )
+    if kind is Kind.CUT_OFF:
+        drawn["manner"] = rng.choice(("refused", "blocked"))
+        drawn["label"], drawn["phase"] = _JOURNAL, rng.choice(("sent", "executed", "executed"))
     if kind is Kind.LATE_JOURNAL:
         drawn["manner"] = rng.choice(("alive", "killed", "paused"))
         drawn["label"] = _JOURNAL
