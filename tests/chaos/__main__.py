@@ -6,6 +6,7 @@ Exits 0 when nothing was found, 1 with the details and the seed when something w
 import argparse
 import secrets
 import shutil
+import signal
 import sys
 import tempfile
 from pathlib import Path
@@ -16,11 +17,14 @@ from tests.chaos.run import TIMINGS, Options, run_private
 from tests.chaos.schedule import GAP_MEAN_S, Kind
 
 SEED_MAX = 10**6
+TERMINATED = 143
 
 
 def main(arguments: list[str]) -> int:
     """Run one seed or several; 0 when all were clean."""
     options = _parser().parse_args(arguments)
+    # So that what runs is ended in order, paused processes too.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))
     first = secrets.randbelow(SEED_MAX) if options.seed is None else options.seed
     reports: list[Report] = []
     for seed in range(first, first + options.seeds):

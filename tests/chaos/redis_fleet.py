@@ -100,7 +100,8 @@ class RestorableRedis(EmbeddedRedis):
         command = [str(self._binary)]
         for name, value in options.items():
             command += [name, *(value.split() if value else [""])]
-        self._child = start_child(command, self.log, when_parent_dies=signal.SIGTERM)
+        # A paused one would keep a gentler signal for later.
+        self._child = start_child(command, self.log, when_parent_dies=signal.SIGKILL)
         wait_until(self._answers, self._child, self.log, "Redis", START_TIMEOUT_S)
         (self._folder / _DUMP).unlink(missing_ok=True)
 

@@ -11,7 +11,7 @@ from tests.chaos.schedule import Cast, Kind, plan
 CAST = Cast(("api1", "api2"), ("worker1", "worker2"))
 SHORT = Options(seconds=7.0, gap_s=0.3, clients=16, rate=200.0, cold_accounts=40, timing="short")
 # Between them they plan every kind of fault.
-SEEDS = (2146, 3385)
+SEEDS = (3088, 8074)
 CALLS = {"admit", "confirm", "load", "open", "refresh", "journal_batch", "settle_chunk"}
 
 
