@@ -74,10 +74,11 @@ class Batcher:
         for item in [*self._queue, *held]:
             item.fail(errors.Stopping())
 
-    async def submit(self, item: Item) -> Acceptance:
-        """Wait for a request's answer; raises what it was refused with.
+    def begin(self, item: Item) -> "asyncio.Future[Acceptance]":
+        """Queue a request; the future has its answer, or raises what it was refused with.
 
-        A caller that goes away takes nothing back: the decision goes on without it.
+        Raises at once when there is no room or nobody to decide. A caller that goes away takes
+        nothing back: the decision goes on without it.
         """
         if self._stopping:
             raise errors.Stopping
@@ -87,7 +88,7 @@ class Batcher:
         if self.waiting_count >= self._queue_items:
             raise errors.Overloaded
         self._enqueue(item)
-        return await item.future
+        return item.future
 
     def _enqueue(self, item: Item) -> None:
         """Queue a request, or hold it behind the one that has its identity."""

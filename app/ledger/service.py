@@ -64,27 +64,46 @@ class LedgerService:
 
     async def post_transaction(self, request: TransactionRequest) -> Acceptance:
         """Debit or credit an account: durable when this returns, or refused with an error."""
+        account, postgres = self._known(request), self._accounts_of
+        if account is None:
+            account = await self._account(request.account_id)
+        return await self._batcher.begin(self._item(request, account, postgres))
+
+    def begin_transaction(self, request: TransactionRequest) -> "asyncio.Future[Acceptance]":
+        """Start what `post_transaction` does; raises at once what can be refused at once.
+
+        A caller that cancels the future takes nothing back: the decision goes on without it.
+        """
+        account = self._known(request)
+        if account is None:
+            return self._loop.create_task(self.post_transaction(request))
+        return self._batcher.begin(self._item(request, account, self._accounts_of))
+
+    def _known(self, request: TransactionRequest) -> Account | None:
+        """Check a request and look its account up without waiting; None when it is not known yet.
+
+        Nothing is remembered of another PostgreSQL: a restored one may have given its numbers to
+        others.
+        """
         check_customer_account_id(request.account_id)
         if self._settings.http.require_idempotency_key and not request.identities:
             raise errors.IdempotencyKeyRequired
         postgres = self._mode.current.postgres
         if postgres != self._accounts_of:
             self._accounts, self._accounts_of = {}, postgres
-        account = self._accounts.get(request.account_id)
-        if account is None:
-            account = await self._account(request.account_id)
+        return self._accounts.get(request.account_id)
+
+    def _item(self, request: TransactionRequest, account: Account, postgres: str) -> Item:
         amount_minor = minor_units(request.amount, account.exponent)
-        change_minor = amount_minor if request.direction is Direction.CREDIT else -amount_minor
-        item = Item(
+        return Item(
             request,
             account,
-            change_minor,
+            amount_minor if request.direction is Direction.CREDIT else -amount_minor,
             self._name(request),
             self._loop.time() + self._deadline_s,
             self._loop.create_future(),
             postgres,
         )
-        return await self._batcher.submit(item)
 
     def _name(self, request: TransactionRequest) -> str:
         """Name the reservation in Redis: by identity, or uniquely when the client gave none."""
