@@ -11,7 +11,9 @@ BROKEN := $(shell test -x $(BIN)/python || rm -rf $(STAMP))
 
 .DEFAULT_GOAL := help
 .PHONY: help setup build run test check format clean clean-data settle verify operate health health-detailed pending \
-	bench bench-modes chaos protocol test-redis-failure test-redis-failure-real recovery-times restore-drill docker-up docker-down
+	bench bench-quick bench-modes bench-guarantees bench-functions slow-commit growth chaos protocol test-redis-failure test-redis-failure-real recovery-times restore-drill docker-up docker-down \
+	test-simple test-tps test-setup test-status test-reset test-clean \
+	test-multi test-multi-simple setup-multi reset-multi status-multi scenario
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -34,8 +36,45 @@ build: setup ## make the environment and compile every module
 run: setup ## start the service with its own Redis and PostgreSQL, unless REDIS_URL / DATABASE_URL are set
 	@PORT=$(PORT) exec $(BIN)/python -m app.run
 
-test: setup ## run all tests on private servers
+test: setup ## run all tests on private servers, then the short TPS test
 	@$(BIN)/python -m pytest
+	@PORT=$(PORT) $(BIN)/python -m bench.load test-short
+
+test-simple: setup ## the manual test and a first look at one account; report in reports/
+	@PORT=$(PORT) $(BIN)/python -m bench.load test-simple $(OPTIONS)
+
+test-tps: setup ## one account at 10, 30, 50, 100 TPS, balances checked; report in reports/
+	@PORT=$(PORT) $(BIN)/python -m bench.load test-tps $(OPTIONS)
+
+test-setup: setup ## open or top up ACC001 on the running service
+	@PORT=$(PORT) $(BIN)/python -m bench.load test-setup
+
+test-status: setup ## show ACC001
+	@PORT=$(PORT) $(BIN)/python -m bench.load test-status
+
+test-reset: setup ## bring ACC001 back to its test balance by one transaction
+	@PORT=$(PORT) $(BIN)/python -m bench.load test-reset
+
+test-clean: setup ## reset all test accounts and remove the load tests' reports
+	@PORT=$(PORT) $(BIN)/python -m bench.load test-clean
+
+test-multi: setup ## MULTI001..005 at 10 to 300 TPS, balances checked; report in reports/
+	@PORT=$(PORT) $(BIN)/python -m bench.load test-multi $(OPTIONS)
+
+test-multi-simple: setup ## the same
+	@PORT=$(PORT) $(BIN)/python -m bench.load test-multi-simple $(OPTIONS)
+
+setup-multi: setup ## open or top up MULTI001..005 on the running service
+	@PORT=$(PORT) $(BIN)/python -m bench.load setup-multi
+
+status-multi: setup ## show MULTI001..005
+	@PORT=$(PORT) $(BIN)/python -m bench.load status-multi
+
+reset-multi: setup ## bring MULTI001..005 back to their test balance
+	@PORT=$(PORT) $(BIN)/python -m bench.load reset-multi
+
+scenario: setup ## a load of any rate: make scenario SCENARIO="--rates 1000,3000 --seconds 60", --knee, --help
+	@PORT=$(PORT) $(BIN)/python -m bench.load scenario $(SCENARIO)
 
 check: setup ## linters, types and the layers of the architecture
 	@$(BIN)/ruff check .
@@ -73,11 +112,26 @@ recovery-times: setup ## how long a dead Redis is felt, 20 rounds: bench/results
 restore-drill: setup ## restore backups taken under load, run the service on them, verify
 	@$(BIN)/python -m tests.drills restore $(OPTIONS)
 
-bench-modes: setup ## throughput in mode postgres beside mode redis, balances checked; needs wrk
-	@$(BIN)/python -m bench.modes
+bench: setup ## this service beside its rivals, one table, about 13 minutes: bench/results/compare.md; needs wrk
+	@$(BIN)/python -m bench.compare $(OPTIONS)
 
-bench: setup ## throughput with and without micro-batching, balances checked; needs wrk
-	@$(BIN)/python -m bench.throughput
+bench-quick: setup ## the same in about 4 minutes, one short round of everything
+	@$(BIN)/python -m bench.compare --quick $(OPTIONS)
+
+bench-modes: setup ## throughput in mode postgres beside mode redis, balances checked; needs wrk
+	@$(BIN)/python -m bench.compare modes $(OPTIONS)
+
+slow-commit: setup ## throughput with commits delayed by 2 ms beside none; needs wrk
+	@$(BIN)/python -m bench.compare slow-commit $(OPTIONS)
+
+bench-guarantees: setup ## what each guarantee costs: copies that do without one; needs wrk
+	@$(BIN)/python -m bench.compare guarantees $(OPTIONS)
+
+bench-functions: setup ## how long the hot functions take, one by one
+	@$(BIN)/python -m pytest bench/speed --benchmark-enable $(OPTIONS)
+
+growth: setup ## cost as things grow: make growth WHAT=accounts, or history, backlog, settlement, ...; needs wrk
+	@$(BIN)/python -m bench.growth $(or $(WHAT),--help) $(OPTIONS)
 
 health: ## ask the running service how it is
 	@curl -s http://127.0.0.1:$(PORT)/health; echo

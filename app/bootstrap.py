@@ -31,6 +31,7 @@ from app.ledger.health import HealthCheck
 from app.ledger.journal import Journal
 from app.ledger.mode import ModeKeeper
 from app.ledger.model import AccountRequest
+from app.ledger.part_pipeline import PartPipeline
 from app.ledger.pipeline import Pipeline
 from app.ledger.reaper import Reaper
 from app.ledger.recovery import Recovery
@@ -106,10 +107,13 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
         attempts = await _numbered(parts.pool, settings)
         await parts.mode.settle_ruling()
         journal = Journal(parts.pool, timeout_ms)
+        stack.push_async_callback(journal.close)
         decisions = LedgerStore(parts.pool, timeout_ms)
         pipeline = Pipeline(parts.mode, parts.admission, journal, decisions, attempts)
+        parts_pipeline = PartPipeline(pipeline, parts.mode, journal, decisions, attempts)
         batcher = Batcher(
             pipeline.carry,
+            parts_pipeline.carry,
             [f"{attempts.process_number}.{number}" for number in range(slots)],
             settings.ledger.batch_items,
             settings.ledger.queue_items,
@@ -241,7 +245,7 @@ async def _open_parts(
         rules.breaker_failures, rules.breaker_timeout_ms / 1_000, enabled=rules.circuit_breaker
     )
     mode = ModeKeeper(pool, redis, scripts, breaker, may_fall_back=rules.redis_fallback)
-    return _Parts(pool, redis, scripts, breaker, mode, Admission(redis, scripts, breaker))
+    return _Parts(pool, redis, scripts, breaker, mode, Admission(scripts, breaker))
 
 
 def _pool(

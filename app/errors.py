@@ -259,6 +259,14 @@ class IdempotencyIdentityConflict(Rejected):
     """The id and the Idempotency-Key belong to two different requests."""
 
 
+class AtomicRequestRefused(Rejected):
+    """Nothing of the request was done, for some of it was refused; `results` say what and why."""
+
+
+class OthersRefused(Rejected):
+    """Not done because another transaction of the same atomic request was refused."""
+
+
 class RequestInFlight(Rejected):
     """The same request is still being decided; retry to get its answer."""
 

@@ -23,13 +23,17 @@ BODY_BYTES_MAX: Final = 32 * 1024
 TEST_BODY_BYTES_MAX: Final = 1024 * 1024
 BODY_READ_S: Final = 10.0
 REQUEST_ID_LENGTH_MAX: Final = 64
+REQUEST_ITEMS_MAX: Final = 8_000
+# Where a request with one key is cut: part of what is stored, so it may never change.
+PART_ITEMS: Final = 1_000
+REQUEST_BYTES_MAX: Final = 8 * 1024 * 1024
 PAGE_ITEMS_DEFAULT: Final = 100
 PAGE_ITEMS_MAX: Final = 1_000
 TEST_ACCOUNTS_MAX: Final = 1_000
 
-# Micro-batching. An item's number must fit the 12 bits that a transaction id has for it.
+# Micro-batching. An item's number must fit the 15 bits that a transaction id has for it.
 BATCH_ITEMS_MAX: Final = 1_000
-ITEM_NUMBER_MAX: Final = 2**12 - 1
+ITEM_NUMBER_MAX: Final = 2**15 - 1
 SLOT_COUNT_MAX: Final = 64
 QUEUE_ITEMS_MAX: Final = 65_536
 ADMIT_ROUNDS_MAX: Final = 8
@@ -37,7 +41,8 @@ REDIS_SENDS_MAX: Final = 3
 ACCOUNT_CACHE_ITEMS_MAX: Final = 200_000
 
 # Settlement.
-SETTLE_BATCHES_MAX: Final = 500
+SETTLE_BATCHES_MAX: Final = 5_000
+SETTLE_ENTRIES_MAX: Final = 200_000
 SETTLE_CHUNKS_MAX: Final = 10_000
 REFRESH_ACCOUNTS_MAX: Final = 500
 PARTITION_MONTHS_AHEAD: Final = 3
@@ -58,11 +63,11 @@ VERIFY_KEPT: Final = 1_000
 # process number fills the bits above, enough for 134 million starts.
 ATTEMPTS_PER_PROCESS_MAX: Final = 2**36
 PROCESS_NUMBER_MAX: Final = 2**27 - 1
-BATCH_SEQ_MAX: Final = 2**62 - 1
+BATCH_SEQ_MAX: Final = 2**59 - 1
 
 if AMOUNT_MINOR_MAX + BALANCE_MINOR_MAX > 10**19 or BALANCE_MINOR_MAX > INT64_MAX:
     raise ValueError("a balance plus one amount must stay below 10^19, a balance inside int64")
-if BATCH_ITEMS_MAX > ITEM_NUMBER_MAX + 1:
+if max(BATCH_ITEMS_MAX, REQUEST_ITEMS_MAX) > ITEM_NUMBER_MAX + 1:
     raise ValueError("every item of a batch needs a number that fits a transaction id")
 if PROCESS_NUMBER_MAX * ATTEMPTS_PER_PROCESS_MAX > INT64_MAX:
     raise ValueError("an attempt id must fit int64")

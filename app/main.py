@@ -1,8 +1,9 @@
-"""`create_app`: routes, errors and the life of the services; `python -m app.main` serves it."""
+"""Routes, errors, the life of the services and their server; `python -m app.main` serves."""
 
 import gc
 import logging
 import os
+import socket
 import sys
 from contextlib import AsyncExitStack
 
@@ -12,7 +13,7 @@ from litestar.datastructures import State
 from litestar.types import ASGIApp, LifeSpanReceive, LifeSpanSend, Receive, Scope, Send
 
 from app import errors, limits
-from app.api.direct import DirectRoute
+from app.api.fast_lane import FastLane
 from app.api.openapi import openapi_config
 from app.api.problem import name_answer, render
 from app.api.routers import all_routers
@@ -26,9 +27,34 @@ _STOP_S = 8
 _COLLECT_AFTER = (50_000, 50, 100)
 
 
-def create_app(settings: Settings) -> ASGIApp:
-    """Build the application; connections open when it starts and close when it stops."""
-    app = Litestar(
+def server_config(settings: Settings) -> uvicorn.Config:
+    """Describe the server: the application, and the fast lane beside it.
+
+    The lane writes no access log and no headers of the server's, so neither may be switched on.
+    """
+    router = _router(settings)
+    lane = FastLane(lambda: router.state.ledger)
+    return uvicorn.Config(
+        _with_life(router, settings),
+        host=settings.http.host,
+        port=settings.http.port,
+        loop="uvloop",
+        http=lane.connection if settings.http.direct_route else "httptools",  # type: ignore[arg-type]
+        ws="none",
+        lifespan="on",
+        access_log=False,
+        log_level=settings.log_level,
+        backlog=_BACKLOG,
+        timeout_keep_alive=_KEEP_ALIVE_S,
+        timeout_graceful_shutdown=_STOP_S,
+        proxy_headers=False,
+        server_header=False,
+        date_header=False,
+    )
+
+
+def _router(settings: Settings) -> Litestar:
+    return Litestar(
         route_handlers=all_routers(settings),
         exception_handlers={Exception: render},
         before_send=[name_answer],
@@ -40,15 +66,27 @@ def create_app(settings: Settings) -> ASGIApp:
         debug=False,
         logging_config=None,
     )
-    direct = DirectRoute(app, lambda: app.state.ledger) if settings.http.direct_route else app
 
+
+def _with_life(router: Litestar, settings: Settings) -> ASGIApp:
     async def serve(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":  # type: ignore[comparison-overlap]
-            await _live(app, settings, receive, send)  # type: ignore[arg-type]
+            await _live(router, settings, receive, send)  # type: ignore[arg-type]
         else:
-            await direct(scope, receive, send)
+            await router(scope, receive, send)
 
     return serve
+
+
+class _Server(uvicorn.Server):
+    """A server whose garbage collector leaves alone what will live as long as the process."""
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Open everything, then set the collector."""
+        await super().startup(sockets)
+        gc.collect()
+        gc.freeze()
+        gc.set_threshold(*_COLLECT_AFTER)
 
 
 async def _live(
@@ -84,26 +122,7 @@ def main() -> int:
     logging.basicConfig(
         level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s %(message)s"
     )
-    config = uvicorn.Config(
-        create_app(settings),
-        host=settings.http.host,
-        port=settings.http.port,
-        loop="uvloop",
-        http="httptools",
-        lifespan="on",
-        access_log=False,
-        log_level=settings.log_level,
-        backlog=_BACKLOG,
-        timeout_keep_alive=_KEEP_ALIVE_S,
-        timeout_graceful_shutdown=_STOP_S,
-        proxy_headers=False,
-        server_header=False,
-        date_header=False,
-    )
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(*_COLLECT_AFTER)
-    server = uvicorn.Server(config)
+    server = _Server(server_config(settings))
     try:
         server.run()
     except KeyboardInterrupt:

@@ -29,7 +29,7 @@ class Http(msgspec.Struct, frozen=True, kw_only=True):
 
     host: str = "127.0.0.1"  # HOST
     port: int = 8082  # PORT
-    direct_route: bool = True  # SUBBALANCE_DIRECT_ROUTE: POST /transaction skips the router
+    direct_route: bool = True  # SUBBALANCE_DIRECT_ROUTE: the fast lane for POST /transaction
     require_idempotency_key: bool = False  # SUBBALANCE_REQUIRE_IDEMPOTENCY_KEY
     enable_test_mode: bool = False  # ENABLE_TEST_MODE: offer the /test routes
 
@@ -56,7 +56,7 @@ class Ledger(msgspec.Struct, frozen=True, kw_only=True):
 
     slots: int = 3  # SUBBALANCE_SLOTS: batches in flight at once
     batch_items: int = limits.BATCH_ITEMS_MAX  # SUBBALANCE_BATCH_ITEMS: largest micro-batch
-    queue_items: int = 8_192  # SUBBALANCE_QUEUE_ITEMS: requests waiting, past it 503
+    queue_items: int = 32_768  # SUBBALANCE_QUEUE_ITEMS: transactions waiting, past it 503
     deadline_ms: int = 10_000  # SUBBALANCE_DEADLINE_MS: longest a request may wait for its answer
     settlement_interval_ms: int = 5_000  # SETTLEMENT_INTERVAL: "5", "5s" or "500ms"
     default_currency: str = "USD"  # DEFAULT_CURRENCY: ISO 4217

@@ -1,100 +1,121 @@
--- admit: reserve the amounts of one micro-batch, each at most once.
+-- admit: reserve the amounts of one micro-batch, all of an attempt at one instant and at most once.
 --
 -- KEYS[1]  epoch      hash    subbalance:{s}:epoch:<n>: identity, slot:<slot>, loaded:<account key>
--- KEYS[2]  flight     hash    subbalance:{s}:<n>:flight: for each attempt the keys it holds something on
--- KEYS[3+] accounts   hashes  subbalance:{s}:<n>:account:<id>: available, incoming, pending_debit, f:<name>
+-- KEYS[2]  flight     hash    subbalance:{s}:<n>:flight: for each attempt in flight a record of four lines:
+--                             {positions, words, availables, names} as answered, as JSON, the accounts'
+--                             keys, the items as in ARGV[10+], the names
+-- KEYS[3+] accounts   hashes  subbalance:{s}:<n>:account:<id>: available, incoming, pending_debit
 -- ARGV[1]  identity     text  "<run_id> <master_replid> <token>" of the epoch
 -- ARGV[2]  slot         text  the caller's batch slot
 -- ARGV[3]  number       int   the slot's number of this sending; each must be newer than the last
--- ARGV[4]  attempt      int   this sending of the batch; what it already reserved counts as reserved
+-- ARGV[4]  attempt      int   this attempt; what it already reserved is told again, not reserved again
 -- ARGV[5]  balance_max  int   no account may hold more, credits on their way included
--- ARGV[6+] items        for each account in KEYS order: a count, then as many (name, signed change)
--- Returns {call word, one word per item in order, available at the decision for refused items or ''}
---   done                    the call was decided item by item
---   fenced                  another epoch or another Redis; nothing changed
---   stale                   the slot has sent something newer; nothing changed
---   admitted                reserved: a debit lowers available, a credit waits in incoming
---   in_flight               another attempt holds this name; nothing changed
---   insufficient_available  available < amount; nothing changed
---   credit_in_flight        the same, but credits on their way would do; nothing changed
---   balance_limit_exceeded  available and incoming would pass balance_max; nothing changed
---   unloaded                the account must be loaded first; nothing changed
---   vanished                the account was loaded and its key is gone; nothing changed, for any item
+-- ARGV[6]  extent       text  each: an item that is refused stops no other; all: it stops every one
+-- ARGV[7]  own_first    int   the first attempt this process may have,
+-- ARGV[8]  own_last     int   and the last
+-- ARGV[9]  names        text  the items' names in order, '-' for none
+-- ARGV[10+] items       for each account in KEYS order: a count, then as many signed changes
+-- Returns {call word, positions from 1 in order, a word for each, available at the decision for each,
+--          the names that other processes have in flight, attempt by attempt, where something was refused}
+--   done                    decided; the positions are those of refused items, all others are reserved: a
+--                           debit lowers available, a credit waits in incoming
+--   unloaded                nothing changed; the positions are those of accounts that must be loaded first
+--   vanished                nothing changed; an account was loaded in this epoch and its key is gone
+--   fenced                  nothing changed; another epoch or another Redis
+--   stale                   nothing changed; the slot has sent something newer
+--   insufficient_available  available < amount
+--   credit_in_flight        the same, but credits on their way would do
+--   balance_limit_exceeded  available and incoming would pass balance_max
 -- include: fence
 -- include: amounts
 
 local epoch_key, flight_key = KEYS[1], KEYS[2]
-local identity, slot, number, attempt = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
-local balance_max = parse(ARGV[5])
+local identity, slot, number, attempt, extent, names = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[6], ARGV[9]
+local max_high, max_low = parse(ARGV[5])
 
-local refused = refusal(epoch_key, identity, slot, number)
-if refused then return {refused, {}, {}} end
-
-local words, availables, writes = {}, {}, {}
-local cursor, lost = 6, false
-
-local function answer(word, available)
-  words[#words + 1] = word
-  availables[#availables + 1] = available or ''
+local function names_of_others(refused_count)
+  local found = {}
+  if refused_count == 0 then return found end
+  local first_high, first_low = parse(ARGV[7])
+  local last_high, last_low = parse(ARGV[8])
+  for _, other in ipairs(redis.call('HKEYS', flight_key)) do
+    local high, low = parse(other)
+    if subtract(high, low, first_high, first_low) < 0 or subtract(last_high, last_low, high, low) < 0 then
+      found[#found + 1] = string.match(redis.call('HGET', flight_key, other), '[^\n]*$')
+    end
+  end
+  return found
 end
 
--- Decides one item on a copy of its account; what it would write goes into account.fields.
-local function decide(account, name, change_text, holder)
-  if holder then
-    local mine = string.sub(holder, 1, #attempt + 1) == attempt .. ' '
-    return answer(mine and 'admitted' or 'in_flight')
-  end
-  local change = parse(change_text)
-  if change[1] < 0 then
-    local left = add(account.available, change)
-    if left[1] < 0 then
-      local coming = add(left, account.incoming)[1] >= 0
-      return answer(coming and 'credit_in_flight' or 'insufficient_available', format(account.available))
-    end
-    account.available, account.pending_debit = left, add(account.pending_debit, negate(change))
-  else
-    local incoming = add(account.incoming, change)
-    if less(balance_max, add(account.available, incoming)) then
-      return answer('balance_limit_exceeded', format(account.available))
-    end
-    account.incoming = incoming
-  end
-  local fields = account.fields
-  fields[#fields + 1], fields[#fields + 2] = 'f:' .. name, attempt .. ' ' .. change_text
-  return answer('admitted')
+local word = refusal(epoch_key, identity, slot, number)
+if word then return {word, {}, {}, {}, {}} end
+local record = redis.call('HGET', flight_key, attempt)
+if record then
+  redis.call('HSET', epoch_key, 'slot:' .. slot, number)
+  local refused = cjson.decode(string.match(record, '^[^\n]*'))
+  return {'done', refused[1], refused[2], refused[3], refused[4]}
+end
+
+local positions, words, availables, writes, unloaded = {}, {}, {}, {}, {}
+local cursor, position = 10, 0
+
+local function refuse(why, high, low)
+  positions[#positions + 1], words[#words + 1], availables[#availables + 1] = position, why, format(high, low)
 end
 
 for k = 3, #KEYS do
   local key, count = KEYS[k], tonumber(ARGV[cursor])
-  local wanted = {'available', 'incoming', 'pending_debit'}
-  for i = 1, count do wanted[3 + i] = 'f:' .. ARGV[cursor + 2 * i - 1] end
-  local found = redis.call('HMGET', key, unpack(wanted))
+  local found = redis.call('HMGET', key, 'available', 'incoming', 'pending_debit')
   if not found[1] then
-    local gone = redis.call('HEXISTS', epoch_key, 'loaded:' .. key) == 1
-    for _ = 1, count do answer(gone and 'vanished' or 'unloaded') end
-    lost = lost or gone
-  else
-    local account = {available = parse(found[1]), incoming = parse(found[2]),
-                     pending_debit = parse(found[3]), fields = {}}
-    for i = 1, count do
-      decide(account, ARGV[cursor + 2 * i - 1], ARGV[cursor + 2 * i], found[3 + i])
+    if redis.call('HEXISTS', epoch_key, 'loaded:' .. key) == 1 then return {'vanished', {}, {}, {}, {}} end
+    unloaded[#unloaded + 1] = k - 2
+  elseif #unloaded == 0 then
+    local before_high, before_low = parse(found[1])
+    local high, low = before_high, before_low
+    local coming_high, coming_low = parse(found[2])
+    local credited = false
+    for i = cursor + 1, cursor + count do
+      position = position + 1
+      local change_high, change_low = parse(ARGV[i])
+      if change_high < 0 then
+        local left_high, left_low = add(high, low, change_high, change_low)
+        if left_high >= 0 then
+          high, low = left_high, left_low
+        else
+          local would_do = add(left_high, left_low, coming_high, coming_low) >= 0
+          refuse(would_do and 'credit_in_flight' or 'insufficient_available', high, low)
+        end
+      else
+        local sum_high, sum_low = add(coming_high, coming_low, change_high, change_low)
+        if subtract(max_high, max_low, add(high, low, sum_high, sum_low)) < 0 then
+          refuse('balance_limit_exceeded', high, low)
+        else
+          coming_high, coming_low, credited = sum_high, sum_low, true
+        end
+      end
     end
-    if #account.fields > 0 then writes[key] = account end
+    local write = {key}
+    local debit_high, debit_low = subtract(before_high, before_low, high, low)
+    if debit_high + debit_low > 0 then
+      write[2], write[3], write[4] = 'available', format(high, low), 'pending_debit'
+      write[5] = format(add(debit_high, debit_low, parse(found[3])))
+    end
+    if credited then write[#write + 1], write[#write + 2] = 'incoming', format(coming_high, coming_low) end
+    if #write > 1 then writes[#writes + 1] = write end
   end
-  cursor = cursor + 1 + 2 * count
+  cursor = cursor + 1 + count
 end
-
--- A Redis that lost an account is not to be used in this epoch any more, for no account.
-if lost then return {'done', words, availables} end
-
-local held = {redis.call('HGET', flight_key, attempt) or nil}
-for key in pairs(writes) do held[#held + 1] = key end
 
 -- Everything is decided; nothing may fail from here.
-if #held > 0 then redis.call('HSET', flight_key, attempt, table.concat(held, ' ')) end
-for key, account in pairs(writes) do
-  redis.call('HSET', key, 'available', format(account.available), 'incoming', format(account.incoming),
-             'pending_debit', format(account.pending_debit), unpack(account.fields))
-end
+local others = names_of_others(#positions)
 redis.call('HSET', epoch_key, 'slot:' .. slot, number)
-return {'done', words, availables}
+if #unloaded > 0 then return {'unloaded', unloaded, {}, {}, {}} end
+if extent == 'each' or #positions == 0 then
+  for _, write in ipairs(writes) do redis.call('HSET', unpack(write)) end
+  if #writes > 0 then
+    local refused = cjson.encode({positions, words, availables, others})
+    local record = {refused, table.concat(KEYS, ' ', 3), table.concat(ARGV, ' ', 10), names}
+    redis.call('HSET', flight_key, attempt, table.concat(record, '\n'))
+  end
+end
+return {'done', positions, words, availables, others}

@@ -18,6 +18,11 @@
 local epoch_key = KEYS[1]
 if fenced(epoch_key, ARGV[1]) then return {'fenced', {}, {}} end
 
+local function reduced(sum, amount)
+  local high, low = parse(sum)
+  return format(subtract(high, low, parse(amount)))
+end
+
 -- Nothing is refused from here; a line that does not fit is passed over.
 local words, versions = {}, {}
 for k = 2, #KEYS do
@@ -33,8 +38,8 @@ for k = 2, #KEYS do
     word = 'behind'
   else
     redis.call('HSET', key, 'version', ARGV[first + 1], 'settled', ARGV[first + 2],
-               'pending_debit', format(add(parse(found[2]), negate(parse(ARGV[first + 3])))),
-               'pending_credit', format(add(parse(found[3]), negate(parse(ARGV[first + 4])))))
+               'pending_debit', reduced(found[2], ARGV[first + 3]),
+               'pending_credit', reduced(found[3], ARGV[first + 4]))
   end
   words[#words + 1] = word
   versions[#versions + 1] = found[1] or ''

@@ -25,7 +25,7 @@ from app.infra.embedded import EmbeddedPostgres, EmbeddedRedis, start_postgres, 
 from app.infra.migrations import migrate
 from app.kit.money import currency_exponent, minor_units, parse_amount
 from app.ledger.model import AccountRequest
-from app.main import create_app
+from app.main import server_config
 from app.settings import Http, Ledger, Postgres, Redis, Reliability, Settings
 
 _TEMPLATE = "template_subbalance"
@@ -105,6 +105,7 @@ def settings(database_url: str, redis_url: str, request: pytest.FixtureRequest) 
         postgres=Postgres(url=database_url),
         ledger=Ledger(settlement_interval_ms=100),
         reliability=Reliability(**(marker.kwargs if marker else {})),
+        log_level="warning",
     )
 
 
@@ -163,21 +164,33 @@ def open_account(services: Services) -> OpenAccount:
 
 
 @asynccontextmanager
-async def serving(settings: Settings) -> AsyncIterator[httpx.AsyncClient]:
-    """Serve the API on a free port in this loop and yield a client of it."""
-    config = uvicorn.Config(
-        create_app(settings), host="127.0.0.1", port=0, log_level="warning", lifespan="on"
-    )
+async def listening(config: uvicorn.Config) -> AsyncIterator[uvicorn.Server]:
+    """Run a server in this loop."""
     server = uvicorn.Server(config)
     task = asyncio.create_task(server.serve())
     await eventually(lambda: server.started or task.done())
     if task.done():
         await task
-    port = server.servers[0].sockets[0].getsockname()[1]
-    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=30) as client:
-        yield client
-    server.should_exit = True
-    await task
+    try:
+        yield server
+    finally:
+        server.should_exit = True
+        await task
+
+
+def port_of(server: uvicorn.Server) -> int:
+    """The port a server listens on."""
+    port: int = server.servers[0].sockets[0].getsockname()[1]
+    return port
+
+
+@asynccontextmanager
+async def serving(settings: Settings) -> AsyncIterator[httpx.AsyncClient]:
+    """Serve the API on a free port in this loop and yield a client of it."""
+    async with listening(server_config(settings)) as server:
+        url = f"http://127.0.0.1:{port_of(server)}"
+        async with httpx.AsyncClient(base_url=url, timeout=30) as client:
+            yield client
 
 
 @pytest.fixture
@@ -187,11 +200,11 @@ async def api(settings: Settings) -> AsyncIterator[httpx.AsyncClient]:
         yield client
 
 
-@pytest.fixture(params=[True, False], ids=["direct", "router"])
+@pytest.fixture(params=[True, False], ids=["lane", "router"])
 async def api_both(
     settings: Settings, request: pytest.FixtureRequest
 ) -> AsyncIterator[httpx.AsyncClient]:
-    """A client of the real service, once with the direct route and once without."""
+    """A client of the real service, once with the fast lane and once without."""
     http = msgspec.structs.replace(settings.http, direct_route=request.param)
     async with serving(msgspec.structs.replace(settings, http=http)) as client:
         yield client

@@ -12,7 +12,7 @@ from litestar.datastructures import Headers, MutableScopeHeaders
 from litestar.exceptions import HTTPException, ValidationException
 
 from app import errors, limits
-from app.infra.http import HttpRequest, encode
+from app.infra.http import HttpRequest, encode, problem_content
 
 PROBLEM_TYPE = "application/problem+json"
 _REQUEST_ID = re.compile(rf"[A-Za-z0-9._:-]{{1,{limits.REQUEST_ID_LENGTH_MAX}}}", re.ASCII)
@@ -42,23 +42,7 @@ def _process_name() -> str:
 
 def problem(error: errors.LedgerError, request_id: str) -> tuple[int, dict[str, str], bytes]:
     """Render an error as status, headers and body."""
-    content: dict[str, Any] = {
-        "type": f"/problems/{error.code}",
-        "problem_type": f"/problems/{error.code}",
-        "title": (type(error).__doc__ or error.code).splitlines()[0],
-        "status": error.status,
-        "http_status": error.status,
-        "detail": error.detail,
-        "code": error.code,
-        "retryable": error.retryable,
-        "request_id": request_id,
-    }
-    if error.status >= _SERVER_ERROR:
-        # What the servers said is for the log; a client gets the sentence that goes with the code.
-        content["detail"] = content["title"]
-    if error.pointer is not None:
-        content["pointer"] = error.pointer
-    content |= error.members
+    content = problem_content(error) | {"request_id": request_id} | error.members
     headers = {"X-Request-ID": request_id}
     if error.retryable:
         headers["Retry-After"] = str(error.retry_after_s)

@@ -16,7 +16,7 @@ from litestar.openapi.datastructures import ResponseSpec
 from litestar.openapi.spec import OpenAPIMediaType, Operation, Parameter, RequestBody, Schema
 
 from app import limits
-from app.errors import BodyTimeout, codes_by_status
+from app.errors import BodyTimeout, LedgerError, codes_by_status
 from app.kit.decoding import check_json_type, decode_json
 
 T = TypeVar("T")
@@ -72,6 +72,26 @@ class Problem(msgspec.Struct, kw_only=True):
     transaction_id: str | None = None
 
 
+def problem_content(error: LedgerError, base: str = "") -> dict[str, Any]:
+    """Describe an error as RFC 9457 problem details; `base` is where its pointer starts from."""
+    content: dict[str, Any] = {
+        "type": f"/problems/{error.code}",
+        "problem_type": f"/problems/{error.code}",
+        "title": (type(error).__doc__ or error.code).splitlines()[0],
+        "status": error.status,
+        "http_status": error.status,
+        "detail": error.detail,
+        "code": error.code,
+        "retryable": error.retryable,
+    }
+    if error.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+        # What the servers said is for the log; a client gets the sentence that goes with the code.
+        content["detail"] = content["title"]
+    if base or error.pointer is not None:
+        content["pointer"] = base + (error.pointer or "")
+    return content
+
+
 READ_PROBLEMS = (400, 404, 405, 500, 503)
 WRITE_PROBLEMS = (400, 404, 405, 408, 409, 413, 415, 422, 500, 503)
 
@@ -124,7 +144,9 @@ def _inlined(node: Any, definitions: dict[str, Any]) -> Any:
     return inlined
 
 
-def described_body(body: type, *headers: Parameter) -> type[Operation]:
+def described_body(
+    body: type, *headers: Parameter, media_types: tuple[str, ...] = (JSON,)
+) -> type[Operation]:
     """Make the operation class of a route whose body `read_json` decodes as the given struct."""
     schema = msgspec.json.schema(body)
     raw = _inlined(schema, schema["$defs"])
@@ -135,7 +157,8 @@ def described_body(body: type, *headers: Parameter) -> type[Operation]:
 
         def __post_init__(self) -> None:
             media_type = OpenAPIMediaType(schema=_RawSchema(raw))
-            self.request_body = RequestBody(content={JSON: media_type}, required=True)
+            content = dict.fromkeys(media_types, media_type)
+            self.request_body = RequestBody(content=content, required=True)
             self.parameters = [*(self.parameters or []), *headers]
 
     return DescribedOperation

@@ -64,6 +64,8 @@ async def open_redis(
     timeout_s = timeout_ms / 1_000
     options: dict[str, Any] = {
         "decode_responses": True,
+        # The third version would let the server send what nobody asked for.
+        "protocol": 2,
         "socket_timeout": timeout_s,
         "socket_connect_timeout": timeout_s,
         "retry": Retry(NoBackoff(), retries),

@@ -1,7 +1,7 @@
 """The circuit breaker: tells when a part is to be done without. It knows no money."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import pybreaker
 
@@ -44,6 +44,24 @@ class Breaker:
                 yield
         except pybreaker.CircuitBreakerError as exc:
             raise BreakerOpen(str(exc)) from exc
+
+    @contextmanager
+    def forgive(self) -> Iterator[None]:
+        """Run one call whose failure counts only if the caller says so: a lost connection fails all
+        the calls on it, and is one failure. Open, it is `guard`.
+        """
+        if self.is_open:
+            with self.guard():
+                yield
+            return
+        yield
+        with suppress(BreakerOpen), self.guard():
+            pass
+
+    def count(self, failure: Exception) -> None:
+        """Count a failure that was forgiven."""
+        with suppress(type(failure), BreakerOpen), self.guard():
+            raise failure
 
     def close(self) -> None:
         """Begin again: the part is known to work."""

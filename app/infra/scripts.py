@@ -4,12 +4,16 @@ A script is a file of `lua/`; the header names its KEYS, ARGV and return words, 
 lines are replaced by files of `lua/include/`. Nothing here knows what a script means.
 """
 
+import hashlib
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from redis.asyncio import Redis
+from redis.exceptions import NoScriptError
+
+from app.infra.redis_line import RedisLine
 
 SCRIPTS_FOLDER = Path(__file__).resolve().parents[2] / "lua"
 _INCLUDE = re.compile(r"^-- include: (\w+)$", re.MULTILINE)
@@ -48,22 +52,37 @@ class ScriptContract:
 
 
 class LuaScripts:
-    """The scripts of `lua/`, callable by file name on one Redis client."""
+    """The scripts of `lua/`, callable by file name on one Redis."""
 
     def __init__(self, redis: "Redis", folder: Path = SCRIPTS_FOLDER) -> None:
-        """Read all files once; registering needs no I/O and survives SCRIPT FLUSH."""
+        """Read all files once; needs no I/O with Redis."""
         self.contracts: dict[str, ScriptContract] = {}
-        self._scripts = {}
+        self._line = RedisLine(redis)
+        self._sources: dict[str, str] = {}
+        self._digests: dict[str, str] = {}
         for path in sorted(folder.glob("*.lua")):
             source = path.read_text(encoding="utf-8")
             self.contracts[path.stem] = ScriptContract(path.stem, source)
-            self._scripts[path.stem] = redis.register_script(with_includes(source, folder))
+            self._sources[path.stem] = with_includes(source, folder)
+            digest = hashlib.sha1(self._sources[path.stem].encode(), usedforsecurity=False)
+            self._digests[path.stem] = digest.hexdigest()
 
-    async def call(self, name: str, keys: Sequence[str], arguments: Iterable[str]) -> Any:
-        """Run a script; text in, text out. Raises what redis-py raises."""
-        arguments = list(arguments)
+    async def call(self, name: str, keys: Sequence[str], arguments: Sequence[str]) -> Any:
+        """Run a script; text in, text out. Raises what redis-py raises.
+
+        A script that Redis does not have has not run, so it is loaded and called once more.
+        """
         self.contracts[name].check_counts(len(keys), len(arguments))
-        return await self._scripts[name](keys=keys, args=arguments)
+        words = ("EVALSHA", self._digests[name], str(len(keys)), *keys, *arguments)
+        try:
+            return await self._line.call(*words)
+        except NoScriptError:
+            await self._line.call("SCRIPT", "LOAD", self._sources[name])
+            return await self._line.call(*words)
+
+    def start_over(self) -> None:
+        """Connect anew for the next call: Redis may be another server now."""
+        self._line.start_over()
 
 
 def with_includes(source: str, folder: Path) -> str:

@@ -25,6 +25,16 @@ def check_json_type(content_type: str) -> None:
         raise errors.UnsupportedMediaType
 
 
+def decode_msgpack(decoder: "msgspec.msgpack.Decoder[T]", body: bytes) -> T:
+    """Decode a MessagePack body; raises what `decode_json` raises."""
+    try:
+        return decoder.decode(body)
+    except msgspec.ValidationError as exc:
+        raise _named(str(exc)) from exc
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
+        raise errors.MalformedJson(f"The body is not valid MessagePack: {exc}") from exc
+
+
 def decode_json(decoder: "msgspec.json.Decoder[T]", body: bytes) -> T:
     """Decode a body; raises `MalformedJson`, `MissingField`, `UnknownField`, `WrongType`, ..."""
     try:

@@ -1,8 +1,8 @@
 """Identifiers that carry where they belong: transaction ids and attempt ids.
 
-A transaction id assigned here is a version 8 UUID holding the milliseconds of acceptance, the item
-number and the batch sequence, so it is unique without an index of its own. A client may choose an
-id of any other version.
+A transaction id assigned here is a version 8 UUID holding the milliseconds of acceptance, the low
+twelve bits of the item number, its high three, and the batch sequence, so it is unique without an
+index of its own. A client may choose an id of any other version.
 """
 
 from typing import NamedTuple
@@ -12,6 +12,10 @@ from app import limits
 
 _ASSIGNED_VERSION = 8
 _MILLISECONDS_MASK = 2**48 - 1
+_ITEM_LOW_BITS = 12
+_ITEM_LOW_MASK = 2**_ITEM_LOW_BITS - 1
+_ITEM_HIGH_MASK = 2**3 - 1
+_BATCH_SEQ_BITS = 59
 
 
 class EntryPosition(NamedTuple):
@@ -23,16 +27,20 @@ class EntryPosition(NamedTuple):
 
 def assigned_transaction_id(accepted_ms: int, position: EntryPosition) -> UUID:
     """Build the id of a transaction whose client chose none (RFC 9562 §5.8 layout)."""
-    high = (accepted_ms & _MILLISECONDS_MASK) << 16 | _ASSIGNED_VERSION << 12 | position.item_no
-    return UUID(int=high << 64 | 0b10 << 62 | position.batch_seq)
+    low_bits, high_bits = position.item_no & _ITEM_LOW_MASK, position.item_no >> _ITEM_LOW_BITS
+    high = (accepted_ms & _MILLISECONDS_MASK) << 16 | _ASSIGNED_VERSION << 12 | low_bits
+    low = 0b10 << 62 | high_bits << _BATCH_SEQ_BITS | position.batch_seq
+    return UUID(int=high << 64 | low)
 
 
 def assigned_position(transaction_id: UUID) -> EntryPosition | None:
     """Read the journal position out of an id, or None when a client chose the id."""
     if not is_assigned_form(transaction_id):
         return None
-    batch_seq = transaction_id.int & limits.BATCH_SEQ_MAX
-    return EntryPosition(batch_seq, transaction_id.int >> 64 & limits.ITEM_NUMBER_MAX)
+    number = transaction_id.int
+    high_bits = number >> _BATCH_SEQ_BITS & _ITEM_HIGH_MASK
+    item_no = high_bits << _ITEM_LOW_BITS | number >> 64 & _ITEM_LOW_MASK
+    return EntryPosition(number & limits.BATCH_SEQ_MAX, item_no)
 
 
 def is_assigned_form(transaction_id: UUID) -> bool:
@@ -49,6 +57,12 @@ class AttemptNumbers:
             raise ValueError(f"process number {process_number} is out of range")
         self.process_number = process_number
         self._next = process_number * limits.ATTEMPTS_PER_PROCESS_MAX
+
+    @property
+    def bounds(self) -> tuple[int, int]:
+        """The first and the last attempt id this process may have."""
+        first = self.process_number * limits.ATTEMPTS_PER_PROCESS_MAX
+        return first, first + limits.ATTEMPTS_PER_PROCESS_MAX - 1
 
     def draw(self) -> int:
         """Return the next attempt id, an int64."""

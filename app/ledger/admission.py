@@ -4,7 +4,7 @@ A lost reply is answered by sending the same call again: what the attempt has re
 reserved, so it is applied at most once. The client itself never retries.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from redis.exceptions import RedisError
@@ -12,19 +12,20 @@ from redis.exceptions import RedisError
 from app import errors, limits
 from app.infra.redis import REDIS_ERRORS
 from app.infra.resilience import Breaker, BreakerOpen
-from app.ledger.codes import Admitted, Inspected, Loaded, Refreshed, Script
+from app.kit.ids import AttemptNumbers
+from app.ledger.codes import Extent, Inspected, Loaded, Refreshed, Refused, Script
+from app.ledger.flights import FlightRecord, read_record
 from app.ledger.item import Item
 from app.ledger.keys import account_key, epoch_key, flight_key
 from app.ledger.mode import Ruling
 from app.ledger.store import SHARD
 
 if TYPE_CHECKING:
-    from redis.asyncio import Redis
-
     from app.infra.scripts import LuaScripts
 
 JOURNALED = "journaled"
 RELEASED = "released"
+_BALANCE_MAX = str(limits.BALANCE_MINOR_MAX)
 
 
 class Fenced(Exception):
@@ -36,10 +37,38 @@ class LostData(Exception):
 
 
 class Decision(NamedTuple):
-    """What Redis said of one item; `available_minor` only where it refused."""
+    """Why an item was refused, and what was available then."""
 
-    word: Admitted
-    available_minor: int | None
+    word: Refused
+    available_minor: int
+
+
+class Attempt:
+    """One attempt of a batch: its id, the bounds of the ids this process may have, and the
+    accounts' keys it was last sent to Redis with.
+    """
+
+    __slots__ = ("attempt_id", "bounds", "keys")
+
+    def __init__(self, attempts: AttemptNumbers) -> None:
+        """Begin before the first sending."""
+        self.attempt_id = attempts.draw()
+        self.bounds = attempts.bounds
+        self.keys: list[str] = []
+
+
+class Admittance(NamedTuple):
+    """What Redis said of an attempt.
+
+    `admitted` are in the order the attempt's record has them; `others` are the names that other
+    processes had in flight at that instant, read only where something was refused; `unloaded` are
+    items whose accounts must be loaded first, and then nothing was decided.
+    """
+
+    admitted: list[Item]
+    refused: list[tuple[Item, Decision]]
+    others: frozenset[str]
+    unloaded: list[Item]
 
 
 class SettledLine(NamedTuple):
@@ -71,9 +100,8 @@ class Slot:
 class Admission:
     """The script calls of one shard."""
 
-    def __init__(self, redis: "Redis", scripts: "LuaScripts", breaker: Breaker) -> None:
-        """Use a client without retries, and scripts that are bound to it."""
-        self._redis = redis
+    def __init__(self, scripts: "LuaScripts", breaker: Breaker) -> None:
+        """Use scripts whose client never retries."""
         self._scripts = scripts
         self._breaker = breaker
 
@@ -83,90 +111,104 @@ class Admission:
         """Send a call whose repetition is harmless, a bounded number of times.
 
         A slot's call gets a number for every sending, so a copy that was delayed is an old one.
+        The first sending's failure counts when the second fails as well: where one connection is
+        lost, every call on it fails.
         """
-        failure: BaseException | None = None
-        for _ in range(limits.REDIS_SENDS_MAX):
+        failure: Exception | None = None
+        for sending in range(limits.REDIS_SENDS_MAX):
             numbered = arguments
             if slot is not None:
                 numbered = [arguments[0], slot.name, slot.next_number(), *arguments[1:]]
             try:
-                with self._breaker.guard():
+                with self._breaker.guard() if sending else self._breaker.forgive():
                     return await self._scripts.call(name, keys, numbered)
             except BreakerOpen as exc:
                 failure = failure or exc
                 break
             except REDIS_ERRORS as exc:
+                if sending == 1 and failure is not None:
+                    self._breaker.count(failure)
                 failure = exc
         kind = "refuses" if isinstance(failure, RedisError) else "does not answer"
         raise errors.RedisUnavailable(f"Redis {kind}: {failure}") from failure
 
     async def admit(
-        self, ruling: Ruling, slot: Slot, attempt_id: int, items: Sequence[Item]
-    ) -> list[tuple[Item, Decision]]:
-        """Reserve what can be reserved, at most once for each item of the attempt.
+        self,
+        ruling: Ruling,
+        slot: Slot,
+        attempt: Attempt,
+        items: Sequence[Item],
+        extent: Extent = Extent.EACH,
+    ) -> Admittance:
+        """Reserve what can be reserved, at most once in an attempt.
 
         Raises `Fenced`, `LostData`, or `RedisUnavailable` with the outcome unknown.
         """
         groups = _grouped(items)
-        keys = [epoch_key(SHARD, ruling.epoch), flight_key(SHARD, ruling.epoch)]
-        arguments = [ruling.text, str(attempt_id), str(limits.BALANCE_MINOR_MAX)]
-        for account_id, members in groups.items():
-            keys.append(account_key(SHARD, ruling.epoch, account_id))
+        if len(groups) > 1:
+            items = [item for members in groups.values() for item in members]
+        names = " ".join([item.name for item in items])
+        bounds = map(str, attempt.bounds)
+        arguments = [ruling.text, str(attempt.attempt_id), _BALANCE_MAX, extent, *bounds, names]
+        for members in groups.values():
             arguments.append(str(len(members)))
-            for item in members:
-                arguments += [item.name, str(item.change_minor)]
-        call_word, words, availables = await self._send("admit", keys, arguments, slot)
-        _check(call_word)
-        ordered = [item for members in groups.values() for item in members]
-        decided = [
-            (item, Decision(Admitted(word), int(available) if available else None))
-            for item, word, available in zip(ordered, words, availables, strict=True)
-        ]
-        if any(decision.word is Admitted.VANISHED for _, decision in decided):
+            arguments += [str(item.change_minor) for item in members]
+        attempt.keys = [account_key(SHARD, ruling.epoch, account_id) for account_id in groups]
+        keys = [epoch_key(SHARD, ruling.epoch), flight_key(SHARD, ruling.epoch), *attempt.keys]
+        call_word, positions, words, availables, others = await self._send(
+            "admit", keys, arguments, slot
+        )
+        if call_word == Script.UNLOADED:
+            accounts = list(groups.values())
+            unloaded = [item for position in positions for item in accounts[position - 1]]
+            return Admittance([], [], frozenset(), unloaded)
+        if call_word == Script.VANISHED:
             raise LostData
-        return decided
+        _check(call_word)
+        if not positions:
+            return Admittance(list(items), [], frozenset(), [])
+        refused = [
+            (items[position - 1], Decision(Refused(word), int(available)))
+            for position, word, available in zip(positions, words, availables, strict=True)
+        ]
+        out = {position - 1 for position in positions}
+        admitted = [] if extent is Extent.ALL else [i for n, i in enumerate(items) if n not in out]
+        return Admittance(
+            admitted, refused, frozenset(name for names in others for name in names.split(" ")), []
+        )
 
     async def confirm(
+        self, ruling: Ruling, slot: Slot, attempt: Attempt, outcomes: Sequence[tuple[Item, str]]
+    ) -> None:
+        """Say what became of the items that were admitted, all of them and in their order.
+
+        Harmless to repeat. Raises `Fenced` when the reservations are gone anyway, or
+        `RedisUnavailable`.
+        """
+        released = [number for number, (_, outcome) in enumerate(outcomes) if outcome == RELEASED]
+        touched = bool(released) or any(item.is_credit for item, _ in outcomes)
+        keys = attempt.keys if touched else []
+        await self.confirm_record(ruling, slot, attempt.attempt_id, keys, JOURNALED, released)
+
+    async def release(self, ruling: Ruling, slot: Slot, attempt: Attempt) -> None:
+        """Give back whatever an attempt has reserved, if anything; see `confirm`."""
+        await self.confirm_record(ruling, slot, attempt.attempt_id, attempt.keys, RELEASED, [])
+
+    async def confirm_record(
         self,
         ruling: Ruling,
         slot: Slot,
         attempt_id: int,
-        outcomes: Iterable[tuple[Item, str]],
-        *,
-        whole: bool = True,
+        keys: Iterable[str],
+        outcome: str,
+        others: Iterable[int],
     ) -> None:
-        """Say what became of an attempt's reservations; harmless to repeat.
-
-        `whole` says that these are all it has. Raises `Fenced` when the reservations are gone
-        anyway, or `RedisUnavailable`.
+        """Say what became of an attempt by its record's keys, or without keys where no balance
+        changes; `others` are the numbers of items that have the other outcome.
         """
-        named = [(item.account.account_id, item.name, outcome) for item, outcome in outcomes]
-        if named:
-            extent = "whole" if whole else "part"
-            await self.confirm_named(ruling, slot, attempt_id, named, extent)
-
-    async def confirm_named(
-        self,
-        ruling: Ruling,
-        slot: Slot,
-        attempt_id: int,
-        outcomes: Iterable[tuple[str, str, str]],
-        extent: str,
-    ) -> None:
-        """Confirm by account id, reservation name and outcome; see `confirm`.
-
-        `extent` is "whole", "part", or what `in_flight` said of the attempt if that must still
-        be so for it to be whole.
-        """
-        groups: dict[str, list[str]] = {}
-        for account_id, name, outcome in outcomes:
-            groups.setdefault(account_id, []).extend((name, outcome))
-        keys = [epoch_key(SHARD, ruling.epoch), flight_key(SHARD, ruling.epoch)]
-        arguments = [ruling.text, str(attempt_id), extent]
-        for account_id, pairs in groups.items():
-            keys.append(account_key(SHARD, ruling.epoch, account_id))
-            arguments += [str(len(pairs) // 2), *pairs]
-        _check(await self._send("confirm", keys, arguments, slot))
+        first = [epoch_key(SHARD, ruling.epoch), flight_key(SHARD, ruling.epoch)]
+        arguments = [ruling.text, str(attempt_id), outcome, *map(str, others)]
+        _check(await self._send("confirm", [*first, *keys], arguments, slot))
 
     async def load(self, ruling: Ruling, accounts: Iterable[Mapping[str, Any]]) -> None:
         """Bring accounts into the epoch from one snapshot read after the epoch was learnt."""
@@ -180,29 +222,36 @@ class Admission:
         if Loaded.VANISHED in words:
             raise LostData
 
-    async def in_flight(self, ruling: Ruling) -> dict[int, str]:
-        """Read the attempts in flight, each with the keys of the accounts it may hold something on.
+    async def in_flight(
+        self, ruling: Ruling, attempt_ids: Collection[int] | None = None
+    ) -> list[FlightRecord]:
+        """Read the attempts in flight, all of them or those that are asked for.
 
-        Raises `RedisUnavailable`.
+        Raises `Fenced` or `RedisUnavailable`.
         """
-        try:
-            held = await self._redis.hgetall(flight_key(SHARD, ruling.epoch))
-        except REDIS_ERRORS as exc:
-            raise errors.RedisUnavailable(f"Redis does not answer: {exc}") from exc
-        return {int(attempt_id): str(keys) for attempt_id, keys in held.items()}
+        if attempt_ids is not None and not attempt_ids:
+            return []
+        keys = [epoch_key(SHARD, ruling.epoch), flight_key(SHARD, ruling.epoch)]
+        arguments = [ruling.text, *map(str, attempt_ids or ())]
+        call_word, held = await self._send("flights", keys, arguments)
+        _check(call_word)
+        return _records(held)
 
     async def inspect(
         self, ruling: Ruling, account_ids: Sequence[str]
-    ) -> dict[str, tuple[Inspected, dict[str, str]]]:
-        """Read accounts as they are at one instant: whether each is there, and its fields."""
-        keys = [epoch_key(SHARD, ruling.epoch)]
+    ) -> tuple[dict[str, tuple[Inspected, dict[str, str]]], list[FlightRecord]]:
+        """Read accounts and all attempts in flight as they are at one instant: whether each account
+        is there, and its fields.
+        """
+        keys = [epoch_key(SHARD, ruling.epoch), flight_key(SHARD, ruling.epoch)]
         keys += [account_key(SHARD, ruling.epoch, account_id) for account_id in account_ids]
-        call_word, words, found = await self._send("inspect", keys, [ruling.text])
+        call_word, words, found, held = await self._send("inspect", keys, [ruling.text])
         _check(call_word)
-        return {
+        inspected = {
             account_id: (Inspected(word), dict(zip(fields[::2], fields[1::2], strict=True)))
             for account_id, word, fields in zip(account_ids, words, found, strict=True)
         }
+        return inspected, _records(held)
 
     async def refresh(
         self, ruling: Ruling, lines: Sequence[SettledLine]
@@ -219,6 +268,11 @@ class Admission:
             for line, word, version in zip(lines, words, versions, strict=True)
             if word == Refreshed.BEHIND
         ]
+
+
+def _records(held: Sequence[str]) -> list[FlightRecord]:
+    attempts = zip(held[::2], held[1::2], strict=True)
+    return [read_record(int(number), text) for number, text in attempts]
 
 
 def _grouped(items: Iterable[Item]) -> dict[str, list[Item]]:
@@ -244,14 +298,16 @@ def split_refusals(
     A repetition of an accepted debit reserves its amount until the journal finds it out, and may
     be all that another request of the batch is short of.
     """
+    if not refused:
+        return [], []
     repeatable = {
         item.account.account_no for item in admitted if item.identities and not item.is_credit
     }
     certain, doubtful = [], []
     for item, decision in refused:
-        is_short = decision.word is Admitted.INSUFFICIENT_AVAILABLE
+        is_short = decision.word is Refused.INSUFFICIENT_AVAILABLE
         in_doubt = is_short and item.account.account_no in repeatable
-        if in_doubt or decision.word in (Admitted.IN_FLIGHT, Admitted.CREDIT_IN_FLIGHT):
+        if in_doubt or decision.word is Refused.CREDIT_IN_FLIGHT:
             doubtful.append((item, decision))
         else:
             certain.append((item, decision))

@@ -1,22 +1,23 @@
 """How a batch's items are answered, whoever decided them."""
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 
 from app import errors
 from app.kit.ids import EntryPosition, assigned_transaction_id
 from app.kit.money import decimal_text
-from app.ledger.codes import Admitted, EntryStatus, Mode
+from app.ledger.codes import EntryStatus, Mode, Refused
 from app.ledger.item import Item
 from app.ledger.model import Transaction
-from app.ledger.store import accepted_ms
+from app.ledger.outcomes import DecidedOutcome, JournalOutcome
+from app.ledger.store import LedgerStore, accepted_ms
 
 _log = logging.getLogger(__name__)
 _REFUSALS: dict[str, type[errors.Rejected]] = {
-    Admitted.INSUFFICIENT_AVAILABLE: errors.InsufficientAvailable,
-    Admitted.CREDIT_IN_FLIGHT: errors.InsufficientAvailable,
-    Admitted.BALANCE_LIMIT_EXCEEDED: errors.BalanceLimitExceeded,
+    Refused.INSUFFICIENT_AVAILABLE: errors.InsufficientAvailable,
+    Refused.CREDIT_IN_FLIGHT: errors.InsufficientAvailable,
+    Refused.BALANCE_LIMIT_EXCEEDED: errors.BalanceLimitExceeded,
 }
 
 
@@ -50,26 +51,69 @@ def refusal(item: Item, word: str, available_minor: int | None) -> errors.Reject
     return _REFUSALS[word](**members)
 
 
-def journaled_transaction(
-    item: Item,
+async def why_taken(store: LedgerStore, item: Item) -> errors.LedgerError:
+    """Say why a key is taken that no single transaction has; never raises."""
+    try:
+        if await store.requests_by_identity(item.identities):
+            return errors.IdempotencyKeyReused()
+    except errors.LedgerError as error:
+        return error
+    return errors.InvariantViolation("a key is taken but its entry is missing")
+
+
+def stored_refusal(item: Item, code: str, available_text: str | None) -> errors.Rejected:
+    """Say again why an item was refused."""
+    if code not in _REFUSALS:
+        return errors.AccountNotFound(pointer="/account_id")
+    return refusal(item, code, None if available_text is None else int(available_text))
+
+
+def journaled_answers(
+    items: Sequence[Item],
     attempt_id: int,
     mode: Mode,
-    place: EntryPosition,
-    accepted_at: datetime | None,
-) -> Transaction:
-    """Describe an item that was journaled just now at a place."""
-    if accepted_at is None:
-        raise errors.InvariantViolation("a journaled batch has no time of acceptance")
-    return Transaction(
-        transaction_id=item.request.transaction_id
-        or assigned_transaction_id(accepted_ms(accepted_at), place),
-        account=item.account,
-        change_minor=item.change_minor,
-        status=EntryStatus.PENDING,
-        mode=mode,
-        accepted_at=accepted_at,
-        updated_at=accepted_at,
-        reference=item.request.reference,
-        metadata=item.request.metadata,
-        attempt_id=attempt_id,
-    )
+    outcome: JournalOutcome | DecidedOutcome,
+    first: int = 0,
+) -> list[tuple[Item, Transaction]]:
+    """Describe items that were journaled just now, numbered from `first`, without duplicates."""
+    duplicates = outcome.duplicates if isinstance(outcome, JournalOutcome) else ()
+    batch = JournaledBatch(attempt_id, mode, outcome.batch_seq, outcome.accepted_at)
+    return [
+        (item, batch.transaction(item, number))
+        for number, item in enumerate(items, start=first)
+        if number not in duplicates
+    ]
+
+
+class JournaledBatch:
+    """Where and when a batch was journaled, for the transactions in it."""
+
+    def __init__(
+        self, attempt_id: int, mode: Mode, batch_seq: int, accepted_at: datetime | None
+    ) -> None:
+        """Take what the journal said."""
+        if accepted_at is None:
+            raise errors.InvariantViolation("a journaled batch has no time of acceptance")
+        self._attempt_id = attempt_id
+        self._mode = mode
+        self._batch_seq = batch_seq
+        self._accepted_at = accepted_at
+        self._accepted_ms = accepted_ms(accepted_at)
+
+    def transaction(self, item: Item, item_no: int) -> Transaction:
+        """Describe the item that stands at a place of the batch."""
+        request = item.request
+        place = EntryPosition(self._batch_seq, item_no)
+        return Transaction(
+            transaction_id=request.transaction_id
+            or assigned_transaction_id(self._accepted_ms, place),
+            account=item.account,
+            change_minor=item.change_minor,
+            status=EntryStatus.PENDING,
+            mode=self._mode,
+            accepted_at=self._accepted_at,
+            updated_at=self._accepted_at,
+            reference=request.reference,
+            metadata=request.metadata,
+            attempt_id=self._attempt_id,
+        )

@@ -7,36 +7,49 @@ may wait are bounded. Requests of one identity go one after the other.
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 
 from app import errors
 from app.ledger.admission import Slot
 from app.ledger.item import Item
 from app.ledger.model import Acceptance, Identity
+from app.ledger.part import Part
 
 _log = logging.getLogger(__name__)
+# Bulk requests leave the rest of the queue, in hundredths, to single ones.
+_BULK_SHARE = 75
 _SWEEP_S = 0.1
 _POSTPONE_S = 0.02
 _STOP_S = 6.0
 _CANCELS_MAX = 3
 _CANCEL_WAIT_S = 0.5
 Carry = Callable[[Slot, list[Item]], Awaitable[list[Item]]]
+CarryPart = Callable[[Slot, Part], Awaitable[bool]]
 
 
 class Batcher:
     """A bounded queue in front of a few slots."""
 
     def __init__(
-        self, carry: Carry, slot_names: list[str], batch_items: int, queue_items: int
+        self,
+        carry: Carry,
+        carry_part: CarryPart,
+        slot_names: list[str],
+        batch_items: int,
+        queue_items: int,
     ) -> None:
-        """Hand batches of at most `batch_items` to `carry`, one at a time for each slot."""
+        """Hand batches of at most `batch_items` to `carry`, and parts of requests as they are to
+        `carry_part`, one at a time for each slot.
+        """
         self._carry = carry
+        self._carry_part = carry_part
         self._slots = [Slot(name) for name in slot_names]
         self._batch_items = batch_items
         self._queue_items = queue_items
-        self._queue: deque[Item] = deque()
+        self._queue: deque[Item | Part] = deque()
+        self._queued_items = 0
         self._held_count = 0
-        self._claims: dict[Identity, deque[Item]] = {}
+        self._claims: dict[Identity, deque[Item | Part]] = {}
         self._idle: deque[asyncio.Future[None]] = deque()
         self._tasks: list[asyncio.Task[None]] = []
         self._busy_count = 0
@@ -44,8 +57,8 @@ class Batcher:
 
     @property
     def waiting_count(self) -> int:
-        """Requests that are not in a batch yet."""
-        return len(self._queue) + self._held_count
+        """Items that are not in a batch yet."""
+        return self._queued_items + self._held_count
 
     @property
     def is_running(self) -> bool:
@@ -80,30 +93,47 @@ class Batcher:
         Raises at once when there is no room or nobody to decide. A caller that goes away takes
         nothing back: the decision goes on without it.
         """
+        self._require_room(1)
+        self._enqueue(item)
+        return item.future
+
+    def begin_all(self, waiters: Sequence[Item | Part]) -> None:
+        """Queue what a request is made of, all of it or nothing; see `begin`.
+
+        Raises `BodyTooLarge` where it never fits.
+        """
+        count = sum(waiter.weight for waiter in waiters)
+        room = self._queue_items * _BULK_SHARE // 100
+        if count > room:
+            raise errors.BodyTooLarge(f"At most {room} transactions can be taken at once.")
+        self._require_room(count + self._queue_items - room)
+        for waiter in waiters:
+            self._enqueue(waiter)
+
+    def _require_room(self, count: int) -> None:
         if self._stopping:
             raise errors.Stopping
         owed = [slot.owes for slot in self._slots]
         if owed[0] is not None and all(owed):
             raise type(owed[0])(owed[0].detail)
-        if self.waiting_count >= self._queue_items:
+        if self.waiting_count + count > self._queue_items:
             raise errors.Overloaded
-        self._enqueue(item)
-        return item.future
 
-    def _enqueue(self, item: Item) -> None:
+    def _enqueue(self, item: Item | Part) -> None:
         """Queue a request, or hold it behind the one that has its identity."""
         for identity in item.identities:
             holders = self._claims.get(identity)
             if holders is not None:
                 holders.append(item)
-                self._held_count += 1
+                self._held_count += item.weight
                 return
         for identity in item.identities:
             self._claims[identity] = deque()
         self._append(item)
 
-    def _append(self, item: Item) -> None:
+    def _append(self, item: Item | Part) -> None:
         self._queue.append(item)
+        self._queued_items += item.weight
         self._wake_one()
 
     def _wake_one(self) -> None:
@@ -130,61 +160,73 @@ class Batcher:
             finally:
                 self._busy_count -= 1
 
-    def _take(self) -> list[Item]:
+    def _take(self) -> list[Item] | Part:
         """Take what has arrived; requests nobody waits for and late ones stay behind."""
         batch: list[Item] = []
         now = asyncio.get_running_loop().time()
-        while self._queue and len(batch) < self._batch_items:
-            item = self._queue.popleft()
+        queue, left = self._queue, self._batch_items
+        while queue and left:
+            item = queue[0]
+            is_part = isinstance(item, Part)
+            if is_part and batch:
+                break
+            queue.popleft()
+            self._queued_items -= item.weight
             if item.future.done() or item.deadline <= now:
                 self._expire(item)
+            elif isinstance(item, Part):
+                return item
             else:
                 batch.append(item)
+                left -= 1
         return batch
 
-    async def _carry_out(self, slot: Slot, batch: list[Item]) -> None:
-        waiting: list[Item] = []
+    async def _carry_out(self, slot: Slot, batch: list[Item] | Part) -> None:
+        waiting: Sequence[Item | Part] = ()
+        members: Sequence[Item | Part] = [batch] if isinstance(batch, Part) else batch
         try:
-            waiting = await self._carry(slot, batch)
+            if isinstance(batch, Part):
+                waiting = [] if await self._carry_part(slot, batch) else [batch]
+            else:
+                waiting = await self._carry(slot, batch)
         except asyncio.CancelledError:
-            for item in batch:
+            for item in members:
                 item.fail(errors.JournalOutcomeUnknown())
             raise
         except Exception:
             _log.exception("a batch failed")
         undecided = set(waiting)
-        for item in batch:
+        for item in members:
             if item not in undecided:
                 item.fail(errors.InternalError())
                 self._let_go(item)
         for item in waiting:
-            self._held_count += 1
+            self._held_count += item.weight
             asyncio.get_running_loop().call_later(_POSTPONE_S, self._again, item)
 
-    def _again(self, item: Item) -> None:
+    def _again(self, item: Item | Part) -> None:
         """Queue an item once more that another process is deciding; it keeps its claims."""
-        self._held_count -= 1
+        self._held_count -= item.weight
         if self._stopping or item.deadline <= asyncio.get_running_loop().time():
             item.fail(errors.RequestInFlight())
             self._let_go(item)
         else:
             self._append(item)
 
-    def _expire(self, item: Item) -> None:
+    def _expire(self, item: Item | Part) -> None:
         item.fail(errors.DeadlinePassed())
         self._let_go(item)
 
-    def _let_go(self, item: Item) -> None:
+    def _let_go(self, item: Item | Part) -> None:
         """Give up an item's claims; those held behind it get its answer or their turn."""
-        held: list[Item] = []
+        held: list[Item | Part] = []
         for identity in item.identities:
             held.extend(self._claims.pop(identity, ()))
-        self._held_count -= len(held)
-        accepted = not item.future.cancelled() and item.future.exception() is None
-        found = {}
-        if held and accepted:
-            transaction = item.future.result().transaction
-            found = dict.fromkeys(item.identities, transaction)
+        if not held:
+            return
+        self._held_count -= sum(waiter.weight for waiter in held)
+        accepted = item.accepted
+        found = {} if accepted is None else dict.fromkeys(item.identities, accepted)
         for waiter in held:
             if not waiter.answer_from(found):
                 waiter.look_up_first = True
@@ -196,7 +238,9 @@ class Batcher:
             await asyncio.sleep(_SWEEP_S)
             now = asyncio.get_running_loop().time()
             while self._queue and self._queue[0].deadline <= now:
-                self._expire(self._queue.popleft())
+                late = self._queue.popleft()
+                self._queued_items -= late.weight
+                self._expire(late)
             if self._held_count:
                 self._expire_held(now)
 
@@ -204,5 +248,6 @@ class Batcher:
         """Answer those whose deadline passes behind a request that is still being decided."""
         for waiters in self._claims.values():
             while waiters and waiters[0].deadline <= now:
-                waiters.popleft().fail(errors.RequestInFlight())
-                self._held_count -= 1
+                late = waiters.popleft()
+                late.fail(errors.RequestInFlight())
+                self._held_count -= late.weight

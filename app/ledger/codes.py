@@ -3,6 +3,13 @@
 from enum import StrEnum
 
 
+class Extent(StrEnum):
+    """Whether an item that is refused stops the others it came with."""
+
+    EACH = "each"
+    ALL = "all"
+
+
 class Direction(StrEnum):
     """Which way a transaction moves its account's balance (the public field `type`)."""
 
@@ -25,16 +32,12 @@ class Mode(StrEnum):
     CLOSED = "closed"
 
 
-class Admitted(StrEnum):
-    """What admission in Redis says of one item."""
+class Refused(StrEnum):
+    """Why admission in Redis refuses an item."""
 
-    ADMITTED = "admitted"
-    IN_FLIGHT = "in_flight"
     INSUFFICIENT_AVAILABLE = "insufficient_available"
     CREDIT_IN_FLIGHT = "credit_in_flight"
     BALANCE_LIMIT_EXCEEDED = "balance_limit_exceeded"
-    UNLOADED = "unloaded"
-    VANISHED = "vanished"
 
 
 class Decided(StrEnum):
@@ -55,6 +58,8 @@ class Script(StrEnum):
     DONE = "done"
     FENCED = "fenced"
     STALE = "stale"
+    UNLOADED = "unloaded"
+    VANISHED = "vanished"
 
 
 class Loaded(StrEnum):
@@ -88,3 +93,5 @@ class Journaled(StrEnum):
     JOURNALED = "journaled"
     FENCED = "fenced"
     VOID = "void"
+    DUPLICATE = "duplicate"
+    REFUSED = "refused"

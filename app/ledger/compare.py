@@ -6,8 +6,8 @@ is journaled or not, and every cent that differs has a name.
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import asyncpg
 
@@ -16,7 +16,7 @@ from app.infra.postgres import POSTGRES_ERRORS
 from app.kit.money import decimal_text
 from app.ledger.admission import Admission, Fenced
 from app.ledger.codes import Inspected
-from app.ledger.flights import Flight, flights_of, journaled_among
+from app.ledger.flights import Flight, FlightRecord, is_journaled, journaled_among
 from app.ledger.mode import Ruling
 from app.ledger.model import Mismatch
 from app.ledger.store import SHARD, VERIFY_QUERIES
@@ -27,7 +27,17 @@ if TYPE_CHECKING:
 # How long the fence may be held: a chunk takes some milliseconds.
 _HELD_S = 0.5
 _TRIES_MAX = 3
-Inspection = dict[str, tuple[Inspected, dict[str, str]]]
+
+
+class Reading(NamedTuple):
+    """Both sides at one instant: accounts in Redis, what each has in flight, PostgreSQL's rows, and
+    the journaled items of attempts in flight.
+    """
+
+    accounts: dict[str, tuple[Inspected, dict[str, str]]]
+    flights: dict[str, list[Flight]]
+    rows: Sequence[Any]
+    journaled: dict[int, frozenset[int]]
 
 
 class EpochOver(Exception):
@@ -66,9 +76,9 @@ class RedisComparison:
 
         Raises `EpochOver`, `RedisUnavailable` or `PostgresUnavailable`.
         """
-        inspection, rows, journaled, settled = await self._read_patiently(ruling, account_ids)
+        reading, settled = await self._read_patiently(ruling, account_ids)
         now, flight_count = self._clock(), 0
-        known = {row["account_id"] for row in rows}
+        known = {row["account_id"] for row in reading.rows}
         found = [
             Mismatch(
                 kind="redis_unknown_account",
@@ -80,28 +90,27 @@ class RedisComparison:
             for account_id in account_ids
             if account_id not in known
         ]
-        for row in rows:
-            word, fields = inspection[row["account_id"]]
-            flights = flights_of(row["account_id"], fields)
+        for row in reading.rows:
+            word, fields = reading.accounts[row["account_id"]]
+            flights = reading.flights.get(row["account_id"], [])
             flight_count += len(flights)
             if word is Inspected.VANISHED:
                 found.append(_mismatch("redis_vanished", row, "a hash", "nothing"))
             elif word is Inspected.PRESENT:
-                found += _differences(row, fields, flights, journaled, settled)
+                found += _differences(row, fields, flights, reading.journaled, settled)
             found += [_leak(row, flight) for flight in flights if self._is_leak(flight, now)]
         return found, flight_count
 
     async def _read_patiently(
         self, ruling: Ruling, account_ids: Sequence[str]
-    ) -> tuple[Inspection, Sequence[Any], frozenset[Flight], dict[int, int]]:
+    ) -> tuple[Reading, dict[int, int]]:
         """Read both sides; where the fence could not be had in time, try again, some times."""
         failure: Exception | None = None
         for _ in range(_TRIES_MAX):
             try:
                 async with self._pool.acquire(timeout=_HELD_S) as connection:
-                    inspection, rows, journaled = await self._read(connection, ruling, account_ids)
-                    settled = await self._settled_at(connection, inspection, rows)
-                    return inspection, rows, journaled, settled
+                    reading = await self._read(connection, ruling, account_ids)
+                    return reading, await self._settled_at(connection, reading)
             except Fenced as exc:
                 raise EpochOver from exc
             except POSTGRES_ERRORS as exc:
@@ -113,30 +122,24 @@ class RedisComparison:
 
     async def _read(
         self, connection: "Connection", ruling: Ruling, account_ids: Sequence[str]
-    ) -> tuple[Inspection, Sequence[Any], frozenset[Flight]]:
+    ) -> Reading:
         """Read both sides under the fence; whatever takes long or is paused lets go of it."""
         async with asyncio.timeout(_HELD_S), connection.transaction():
             await connection.execute(VERIFY_QUERIES["hold_fence"], SHARD)
             state = await connection.fetchrow(VERIFY_QUERIES["ruling"], SHARD)
             if state is None or tuple(state) != (ruling.mode, ruling.epoch):
                 raise EpochOver
-            inspection = await self._admission.inspect(ruling, account_ids)
+            accounts, records = await self._admission.inspect(ruling, account_ids)
             rows = await connection.fetch(VERIFY_QUERIES["loaded_accounts"], list(account_ids))
-            flights = [
-                flight
-                for account_id, (_, fields) in inspection.items()
-                for flight in flights_of(account_id, fields)
-            ]
-            return inspection, rows, await journaled_among(connection.fetch, flights)
+            journaled = await journaled_among(connection.fetch, records)
+            return Reading(accounts, _by_account(records, accounts), rows, journaled)
 
-    async def _settled_at(
-        self, connection: "Connection", inspection: Inspection, rows: Sequence[Any]
-    ) -> dict[int, int]:
+    async def _settled_at(self, connection: "Connection", reading: Reading) -> dict[int, int]:
         """Read what accounts had settled at the versions Redis shows."""
         shown = {
             row["account_no"]: int(fields["version"])
-            for row in rows
-            for fields in [inspection[row["account_id"]][1]]
+            for row in reading.rows
+            for fields in [reading.accounts[row["account_id"]][1]]
             if "version" in fields
         }
         lines = await connection.fetch(
@@ -150,16 +153,36 @@ class RedisComparison:
         return now - since > self._leak_age_s
 
 
+def _by_account(
+    records: Sequence[FlightRecord], wanted: Collection[str]
+) -> dict[str, list[Flight]]:
+    """Sort what is in flight by account, leaving out accounts nobody asks for."""
+    by_account: dict[str, list[Flight]] = {}
+    for record in records:
+        for flight in record.flights:
+            if flight.account_id in wanted:
+                by_account.setdefault(flight.account_id, []).append(flight)
+    return by_account
+
+
 def _differences(
     row: Any,
     fields: dict[str, str],
     flights: list[Flight],
-    journaled: frozenset[Flight],
+    journaled: Mapping[int, frozenset[int]],
     settled: dict[int, int],
 ) -> list[Mismatch]:
     """Compare one account; a reservation that is journaled counts as PostgreSQL counts it."""
-    reserved = sum(f.change_minor for f in flights if f.change_minor < 0 and f not in journaled)
-    untold = sum(f.change_minor for f in flights if f.change_minor > 0 and f in journaled)
+    reserved = sum(
+        flight.change_minor
+        for flight in flights
+        if flight.change_minor < 0 and not is_journaled(flight, journaled)
+    )
+    untold = sum(
+        flight.change_minor
+        for flight in flights
+        if flight.change_minor > 0 and is_journaled(flight, journaled)
+    )
     incoming = sum(f.change_minor for f in flights if f.change_minor > 0)
     pending = int(row["credit_minor"]) - int(row["debit_minor"])
     available = int(row["settled_minor"]) + pending + row["credit_limit_minor"]

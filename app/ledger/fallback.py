@@ -7,13 +7,14 @@ confirm: what is admitted is durable when the call returns.
 from collections.abc import Sequence
 
 from app import errors
-from app.kit.ids import AttemptNumbers, EntryPosition
+from app.kit.ids import AttemptNumbers
 from app.ledger.admission import Slot
-from app.ledger.answers import accept, answerable, fail, journaled_transaction, refusal
+from app.ledger.answers import accept, answerable, fail, journaled_answers, refusal, why_taken
 from app.ledger.codes import Decided, Journaled
 from app.ledger.item import Item
-from app.ledger.journal import DecidedOutcome, Journal, until_known
+from app.ledger.journal import Journal, until_known
 from app.ledger.mode import ModeKeeper, Ruling
+from app.ledger.outcomes import DecidedOutcome
 from app.ledger.store import LedgerStore
 
 
@@ -41,9 +42,7 @@ class Fallback:
         short: list[Item] = []
         for position, (item, word) in enumerate(zip(items, outcome.words, strict=True)):
             if word is Decided.ADMITTED:
-                place = EntryPosition(outcome.batch_seq, position)
-                at = outcome.accepted_at
-                accept([(item, journaled_transaction(item, attempt_id, ruling.mode, place, at))])
+                accept(journaled_answers([item], attempt_id, ruling.mode, outcome, position))
             elif word in (Decided.DUPLICATE, Decided.UNDECIDED):
                 unsettled.append((item, word))
             elif word is Decided.CREDIT_IN_FLIGHT:
@@ -87,5 +86,5 @@ class Fallback:
             if word is Decided.UNDECIDED:
                 again.append(item)
             else:
-                item.fail(errors.InvariantViolation("a key is taken but its entry is missing"))
+                item.fail(await why_taken(self._store, item))
         return again

@@ -1,10 +1,36 @@
 """One request on its way through admission and journal, and the rule for repeated requests."""
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from app import errors
 from app.ledger.model import Acceptance, Account, Identity, Transaction, TransactionRequest
+
+_NO_NAME = "-"
+
+
+def _name(identities: tuple[Identity, ...]) -> str:
+    """Name a request in Redis, so that a refusal can tell that another sending is in flight."""
+    return " ".join([identity.text for identity in identities]) or _NO_NAME
+
+
+class Tally:
+    """Counts the answers of items that are waited for together; `future` is done with the last."""
+
+    __slots__ = ("future", "left")
+
+    def __init__(self, items: "Sequence[Item]", future: "asyncio.Future[None]") -> None:
+        """Count the answers of items that have none yet, at least one."""
+        self.left = len(items)
+        self.future = future
+        for item in items:
+            item.tally = self
+
+    def count_down(self) -> None:
+        """Note one answer."""
+        self.left -= 1
+        if self.left == 0 and not self.future.done():
+            self.future.set_result(None)
 
 
 class Item:
@@ -20,31 +46,40 @@ class Item:
         "name",
         "postgres",
         "request",
+        "tally",
     )
+    weight = 1
 
     def __init__(
         self,
         request: TransactionRequest,
         account: Account,
         change_minor: int,
-        name: str,
         deadline: float,
         future: "asyncio.Future[Acceptance]",
         postgres: str,
     ) -> None:
-        """Take a checked request; `name` is its field in Redis, `deadline` in loop time.
-
-        `postgres` names the PostgreSQL that `account` was read from.
+        """Take a checked request; `deadline` is in loop time, and `postgres` names the PostgreSQL
+        that `account` was read from.
         """
         self.request = request
         self.account = account
         self.change_minor = change_minor
         self.identities = request.identities
-        self.name = name
+        self.name = _name(request.identities)
         self.deadline = deadline
         self.postgres = postgres
         self.look_up_first = False
         self.future = future
+        self.tally: Tally | None = None
+
+    @property
+    def accepted(self) -> Transaction | None:
+        """What this was accepted as; None where it was not, or not yet."""
+        future = self.future
+        if not future.done() or future.cancelled() or future.exception() is not None:
+            return None
+        return future.result().transaction
 
     @property
     def is_credit(self) -> bool:
@@ -55,11 +90,15 @@ class Item:
         """Answer with an accepted transaction, unless nobody waits any more."""
         if not self.future.done():
             self.future.set_result(Acceptance(transaction, replayed))
+            if self.tally is not None:
+                self.tally.count_down()
 
     def fail(self, error: errors.LedgerError) -> None:
         """Answer with an error, unless nobody waits any more."""
         if not self.future.done():
             self.future.set_exception(error)
+            if self.tally is not None:
+                self.tally.count_down()
 
     def answer_from(self, found: Mapping[Identity, Transaction]) -> bool:
         """Answer a repeated request from what was accepted before; False when nothing was.

@@ -6,8 +6,7 @@ An unknown outcome is resolved by running the same attempt again: it finds its r
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from datetime import datetime
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import asyncpg
 
@@ -18,6 +17,7 @@ from app.ledger.answers import fail
 from app.ledger.codes import Decided, Journaled
 from app.ledger.item import Item
 from app.ledger.mode import Ruling
+from app.ledger.outcomes import NO_CLAIM, Claim, DecidedOutcome, JournalOutcome
 from app.ledger.store import QUERIES, SHARD, encode_json
 
 if TYPE_CHECKING:
@@ -28,25 +28,6 @@ _PAUSE_LONGEST_S = 1.0
 T = TypeVar("T")
 
 
-class JournalOutcome(NamedTuple):
-    """What became of an attempt; positions count its items from 0."""
-
-    word: Journaled
-    batch_seq: int
-    accepted_at: datetime | None
-    duplicates: frozenset[int]
-
-
-class DecidedOutcome(NamedTuple):
-    """What became of an attempt that PostgreSQL decided, with a word and a figure for each item."""
-
-    word: Journaled
-    batch_seq: int
-    accepted_at: datetime | None
-    words: Sequence[Decided]
-    availables: Sequence[int | None]
-
-
 class Journal:
     """Writes batches of one shard."""
 
@@ -54,6 +35,12 @@ class Journal:
         """Use a pool whose statements are bounded by the same time-out."""
         self._pool = pool
         self._timeout_s = timeout_ms / 1_000
+        self._idle: list[Any] = []
+
+    async def close(self) -> None:
+        """Give back the connections that are kept between batches."""
+        while self._idle:
+            await self._pool.release(self._idle.pop(), timeout=self._timeout_s)
 
     async def write(
         self,
@@ -63,12 +50,13 @@ class Journal:
         deadline: float,
         *,
         unsure: bool = False,
+        claim: Claim = NO_CLAIM,
     ) -> JournalOutcome:
         """Journal an attempt that Redis admitted; see `_until_answered` for what it raises."""
         columns = _columns(items)
 
         def arguments(_: bool) -> tuple[Any, ...]:
-            return (SHARD, ruling.epoch, ruling.token, attempt_id, *columns)
+            return (SHARD, ruling.epoch, ruling.token, attempt_id, *claim, *columns)
 
         return _outcome(
             await self._until_answered("journal_batch", arguments, deadline, unsure=unsure)
@@ -82,8 +70,13 @@ class Journal:
         deadline: float,
         *,
         unsure: bool = False,
+        claim: Claim = NO_CLAIM,
+        positions: Sequence[int] | None = None,
     ) -> DecidedOutcome:
-        """Decide and journal an attempt in PostgreSQL; see `_until_answered`."""
+        """Decide and journal an attempt in PostgreSQL; see `_until_answered`.
+
+        `positions` are those that a claim's refusals name the items by.
+        """
         columns = _columns(items)
 
         def arguments(is_repeated: bool) -> tuple[Any, ...]:
@@ -94,6 +87,8 @@ class Journal:
                 attempt_id,
                 is_repeated,
                 limits.BALANCE_MINOR_MAX,
+                *claim,
+                positions,
                 *columns,
             )
 
@@ -143,18 +138,30 @@ class Journal:
         """Send once: `PostgresUnavailable` when it was not sent, `InvariantViolation` when it was
         refused; whatever else is raised leaves the outcome open.
         """
+        connection = await self._connection()
         try:
-            connection = await self._pool.acquire(timeout=self._timeout_s)
+            row = await connection.fetchrow(QUERIES[query], *arguments)
+        except BaseException as exc:
+            await self._pool.release(connection, timeout=self._timeout_s)
+            if isinstance(exc, asyncpg.PostgresError) and not isinstance(exc, POSTGRES_ERRORS):
+                raise errors.InvariantViolation(f"the journal refuses a batch: {exc}") from exc
+            raise
+        self._idle.append(connection)
+        return row
+
+    async def _connection(self) -> Any:
+        """Take a connection that is kept, for the pool's own book-keeping costs as much as a round
+        trip; no more are kept than batches are in flight.
+        """
+        while self._idle:
+            connection = self._idle.pop()
+            if not connection.is_closed():
+                return connection
+            await self._pool.release(connection, timeout=self._timeout_s)
+        try:
+            return await self._pool.acquire(timeout=self._timeout_s)
         except Exception as exc:
             raise errors.PostgresUnavailable(f"no connection: {exc}") from exc
-        try:
-            return await connection.fetchrow(QUERIES[query], *arguments)
-        except POSTGRES_ERRORS:
-            raise
-        except asyncpg.PostgresError as exc:
-            raise errors.InvariantViolation(f"the journal refuses a batch: {exc}") from exc
-        finally:
-            await self._pool.release(connection, timeout=self._timeout_s)
 
 
 async def until_known(
@@ -190,7 +197,7 @@ def _raise_if_cancelled() -> None:
 
 
 def _columns(items: Sequence[Item]) -> tuple[Any, ...]:
-    """Turn items into the arrays of `journal_batch_v1`; an all-empty column is NULL."""
+    """Turn items into the arrays of `journal_batch_v3`; an all-empty column is NULL."""
     requests = [item.request for item in items]
     keys = [
         (position, identity.scope, identity.name)

@@ -11,12 +11,12 @@ def epoch_key(shard: int, epoch: int) -> str:
 
 
 def account_key(shard: int, epoch: int, account_id: str) -> str:
-    """The hash of one account in one epoch: balances and in-flight reservations."""
+    """The hash of one account in one epoch: its balances."""
     return f"{PREFIX}:{{{shard}}}:{epoch}:account:{account_id}"
 
 
 def flight_key(shard: int, epoch: int) -> str:
-    """The hash of an epoch's attempts in flight, each with the accounts it holds something on."""
+    """The hash of an epoch's attempts in flight, each with a record of what it reserved."""
     return f"{PREFIX}:{{{shard}}}:{epoch}:flight"
 
 

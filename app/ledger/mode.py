@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from app.infra.postgres import Pool
     from app.infra.scripts import LuaScripts
 
-PROTOCOL_VERSION = 2
+PROTOCOL_VERSION = 3
 _ROUNDS_MAX = 20
 _TOKEN_POLLS_MAX = 20
 _TOKEN_POLL_S = 0.05
@@ -171,6 +171,7 @@ class ModeKeeper:
         """Remember a ruling that was read or opened under the lock, hence the latest."""
         if ruling != self._current:
             _log.warning("epoch %s: decided by %s", ruling.epoch, ruling.mode.value)
+            self._scripts.start_over()
             if ruling.mode is Mode.REDIS:
                 self._breaker.close()
         self._current = ruling
@@ -273,6 +274,7 @@ class ModeKeeper:
 
     async def _write_token(self, ruling: Ruling) -> bool:
         """Write the token once; after a lost reply only look, for a second copy could revive it."""
+        self._scripts.start_over()
         try:
             word = await self._scripts.call("open", [epoch_key(SHARD, ruling.epoch)], [ruling.text])
         except REDIS_ERRORS:

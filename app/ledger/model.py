@@ -62,6 +62,11 @@ class Identity(NamedTuple):
         return cls(DEFAULT_SCOPE, f"key:{idempotency_key}")
 
     @classmethod
+    def of_part(cls, idempotency_key: str, number: int) -> "Identity":
+        """Name one part of a request by its Idempotency-Key."""
+        return cls(DEFAULT_SCOPE, f"part:{number}:{idempotency_key}")
+
+    @classmethod
     def of_id(cls, transaction_id: UUID) -> "Identity":
         """Name a request by the transaction id its client chose."""
         return cls(DEFAULT_SCOPE, f"id:{transaction_id}")
@@ -75,12 +80,6 @@ class Identity(NamedTuple):
     def text(self) -> str:
         """One string for maps and for Redis; scopes are numbers, so it is unambiguous."""
         return f"{self.scope}:{self.name}"
-
-    @classmethod
-    def of_text(cls, text: str) -> "Identity | None":
-        """Read what `text` wrote; None for the name of an anonymous request."""
-        scope, colon, name = text.partition(":")
-        return cls(int(scope), name) if colon and scope.isdigit() else None
 
 
 class TransactionRequest(msgspec.Struct, frozen=True, kw_only=True):
@@ -128,6 +127,21 @@ class Transaction(msgspec.Struct, frozen=True, kw_only=True):
     def amount_text(self) -> str:
         """The amount in major units."""
         return decimal_text(abs(self.change_minor), self.account.exponent)
+
+
+class StoredPart(msgspec.Struct, frozen=True, kw_only=True):
+    """What is remembered of a part of a request under its one key.
+
+    `refusals` have by position the code and what was available in minor units; every other item
+    was accepted.
+    """
+
+    batch_seq: int
+    accepted_at: datetime
+    mode: Mode
+    attempt_id: int
+    digest: bytes
+    refusals: dict[int, tuple[str, str | None]]
 
 
 class Acceptance(NamedTuple):

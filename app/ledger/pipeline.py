@@ -14,26 +14,29 @@ import logging
 from collections.abc import Iterable, Mapping, Sequence
 
 from app import errors, limits
-from app.kit.ids import AttemptNumbers, EntryPosition
+from app.kit.ids import AttemptNumbers
 from app.ledger.admission import (
     JOURNALED,
     RELEASED,
     Admission,
-    Decision,
+    Admittance,
+    Attempt,
     Fenced,
     LostData,
     Slot,
     split_refusals,
 )
-from app.ledger.answers import accept, answerable, fail, journaled_transaction, refusal
-from app.ledger.codes import Admitted, Journaled, Mode
+from app.ledger.answers import accept, answerable, fail, journaled_answers, why_taken
+from app.ledger.codes import Extent, Journaled, Mode
 from app.ledger.fallback import Fallback
 from app.ledger.item import Item
-from app.ledger.journal import Journal, JournalOutcome, until_known
+from app.ledger.journal import Journal, until_known
 from app.ledger.mode import ModeKeeper, Ruling
 from app.ledger.model import Identity, Transaction
+from app.ledger.outcomes import JournalOutcome
+from app.ledger.refusals import Refusals
 from app.ledger.store import LedgerStore
-from app.ledger.untold import tell_journaled_credits, tell_of_repeated
+from app.ledger.untold import Telling
 
 _log = logging.getLogger(__name__)
 _OWING_PAUSE_S = 0.05
@@ -58,6 +61,8 @@ class Pipeline:
         self._store = store
         self._attempts = attempts
         self._fallback = Fallback(mode, journal, store, attempts)
+        self._telling = Telling(admission, store)
+        self.refusals = Refusals(mode, store, self._telling)
 
     async def carry(self, slot: Slot, items: list[Item]) -> list[Item]:
         """Answer a batch; returns the items that must wait because another attempt holds them.
@@ -140,7 +145,7 @@ class Pipeline:
         """Make accepted credits spendable before their repetition is answered."""
         if ruling.mode is Mode.REDIS:
             repeated = [item for item in items if item.is_credit]
-            await tell_of_repeated(self._admission, ruling, slot, repeated, found)
+            await self._telling.tell_of_repeated(ruling, slot, repeated, found)
 
     async def _find(self, items: Iterable[Item]) -> dict[Identity, Transaction]:
         identities = [identity for item in items for identity in item.identities]
@@ -150,155 +155,101 @@ class Pipeline:
         self, slot: Slot, ruling: Ruling, items: list[Item], waiting: list[Item]
     ) -> list[Item]:
         """Take items through one attempt; returns those that need another one."""
-        attempt_id = self._attempts.draw()
-        admitted, refused = await self._admit(slot, ruling, attempt_id, items)
+        attempt = Attempt(self._attempts)
+        admitted, refused, others, _ = await self.reserve(slot, ruling, attempt, items)
         certain, doubtful = split_refusals(refused, admitted)
-        again = await self._refuse(slot, ruling, certain, waiting)
+        again = await self.refusals.answer(slot, ruling, certain, others, waiting)
         doubted = [item for item, _ in doubtful]
         if admitted:
-            outcome = await self._write(slot, ruling, attempt_id, admitted, doubted)
+            outcome = await self._write(slot, ruling, attempt, admitted, doubted)
             if outcome.word is Journaled.FENCED:
                 await self._mode.settle_ruling(ruling.epoch)
                 return [*again, *admitted, *doubted]
             if outcome.word is Journaled.VOID:
                 # The reaper gave back what it saw; a late sending may have reserved after that.
-                await self._release(slot, ruling, attempt_id, admitted)
+                await self.release(slot, ruling, attempt)
                 return [*again, *admitted, *doubted]
-            await self._finish(slot, ruling, attempt_id, admitted, outcome, doubted)
+            await self._finish(slot, ruling, attempt, admitted, outcome, doubted)
             if outcome.duplicates:
                 return [*again, *doubted]
-        return again + await self._refuse(slot, ruling, doubtful, waiting)
+        return again + await self.refusals.answer(slot, ruling, doubtful, others, waiting)
 
-    async def _admit(
-        self, slot: Slot, ruling: Ruling, attempt_id: int, items: list[Item]
-    ) -> tuple[list[Item], list[tuple[Item, Decision]]]:
+    async def reserve(
+        self,
+        slot: Slot,
+        ruling: Ruling,
+        attempt: Attempt,
+        items: list[Item],
+        extent: Extent = Extent.EACH,
+    ) -> Admittance:
         """Split a batch into reserved and refused items, loading accounts Redis does not have.
 
         Whatever it raises, what the attempt had reserved is given back.
         """
-        batch, admitted, refused = items, [], []
         try:
             for _ in range(limits.ADMIT_ROUNDS_MAX):
-                decided = await self._admission.admit(ruling, slot, attempt_id, items)
-                items = [item for item, decision in decided if decision.word is Admitted.UNLOADED]
-                for item, decision in decided:
-                    if decision.word is Admitted.ADMITTED:
-                        admitted.append(item)
-                    elif decision.word is not Admitted.UNLOADED:
-                        refused.append((item, decision))
-                if items:
-                    items = await self._load(ruling, items)
-                if not items:
-                    return admitted, refused
+                admittance = await self._admission.admit(ruling, slot, attempt, items, extent)
+                if not admittance.unloaded:
+                    return admittance
+                gone = await self._load(ruling, admittance.unloaded)
+                items = [item for item in items if item.account.account_no not in gone]
+                if not items or (gone and extent is Extent.ALL):
+                    return admittance
             raise errors.InvariantViolation("an account stays unloaded although it was loaded")
         except (Fenced, LostData):
-            await self._tell_once(slot, ruling, attempt_id, [(item, RELEASED) for item in batch])
+            with contextlib.suppress(Fenced, errors.RedisUnavailable):
+                await self._admission.release(ruling, slot, attempt)
             raise
         except errors.RedisUnavailable as exc:
             if await self._mode.fall_back(ruling.epoch):
                 raise Fenced from exc
-            fail(batch, exc)
-            await self._release(slot, ruling, attempt_id, batch)
+            fail(items, exc)
+            await self.release(slot, ruling, attempt)
             raise
         except Exception as exc:
-            fail(batch, answerable(exc))
-            await self._release(slot, ruling, attempt_id, batch)
+            fail(items, answerable(exc))
+            await self.release(slot, ruling, attempt)
             raise
 
-    async def _load(self, ruling: Ruling, items: Iterable[Item]) -> list[Item]:
-        """Load the accounts of items; returns those whose account there is.
+    async def _load(self, ruling: Ruling, items: Iterable[Item]) -> frozenset[int]:
+        """Load the accounts of items; returns the numbers of accounts that there are not.
 
         An account goes only with a PostgreSQL that lost its history.
         """
         numbers = {item.account.account_no for item in items}
         rows = await self._store.accounts_to_load(list(numbers))
         await self._admission.load(ruling, rows.values())
-        gone = [item for item in items if item.account.account_no not in rows]
-        fail(gone, errors.AccountNotFound(pointer="/account_id"))
-        return [item for item in items if item not in gone]
-
-    async def _refuse(
-        self,
-        slot: Slot,
-        ruling: Ruling,
-        refused: list[tuple[Item, Decision]],
-        waiting: list[Item],
-    ) -> list[Item]:
-        """Answer refused items; returns those that must be decided anew; never raises.
-
-        A refusal stands only if its epoch still ruled after it, if the request was not accepted
-        before, and if no credit is durable that Redis was not told of. Where an acceptance's
-        process died before telling Redis, Redis is told now. Items that another attempt is still
-        deciding go to `waiting`.
-        """
-        again: list[Item] = []
-        if not refused:
-            return again
-        try:
-            found, rules = await asyncio.gather(
-                self._find(item for item, _ in refused),
-                self._store.epoch_rules(ruling.epoch, ruling.token, ruling.mode),
-            )
-            in_flight = [item for item, decision in refused if decision.word is Admitted.IN_FLIGHT]
-            await tell_of_repeated(self._admission, ruling, slot, in_flight, found)
-            credited = await self._tell_of_untold(slot, ruling, refused) if rules else set()
-            for item, decision in refused:
-                if item.answer_from(found):
-                    continue
-                short = decision.word is Admitted.CREDIT_IN_FLIGHT
-                if not rules or (short and item.account.account_id in credited):
-                    again.append(item)
-                elif decision.word is Admitted.IN_FLIGHT:
-                    item.look_up_first = True
-                    waiting.append(item)
-                else:
-                    item.fail(refusal(item, decision.word, decision.available_minor))
-            if not rules:
-                await self._mode.settle_ruling(ruling.epoch)
-        except Exception as exc:
-            left = set(waiting)
-            fail((item for item, _ in refused if item not in left), answerable(exc))
-        return again
-
-    async def _tell_of_untold(
-        self, slot: Slot, ruling: Ruling, refused: list[tuple[Item, Decision]]
-    ) -> set[str]:
-        """Tell Redis of journaled credits on accounts that are short without them."""
-        short = [
-            item.account.account_id
-            for item, decision in refused
-            if decision.word is Admitted.CREDIT_IN_FLIGHT
-        ]
-        try:
-            return await tell_journaled_credits(self._admission, self._store, ruling, slot, short)
-        except Fenced:
-            return set(short)
+        gone = frozenset(numbers - set(rows))
+        missing = [item for item in items if item.account.account_no in gone]
+        fail(missing, errors.AccountNotFound(pointer="/account_id"))
+        return gone
 
     async def _write(
         self,
         slot: Slot,
         ruling: Ruling,
-        attempt_id: int,
+        attempt: Attempt,
         items: list[Item],
         bystanders: list[Item],
     ) -> JournalOutcome:
         """Journal. Whatever it raises, the reservations are given back."""
 
         async def ask(deadline: float, unsure: bool) -> JournalOutcome:
-            return await self._journal.write(ruling, attempt_id, items, deadline, unsure=unsure)
+            number = attempt.attempt_id
+            return await self._journal.write(ruling, number, items, deadline, unsure=unsure)
 
         try:
             return await until_known(slot, items, bystanders, ask)
         except Exception as exc:
             fail([*items, *bystanders], answerable(exc))
-            await self._release(slot, ruling, attempt_id, items)
+            await self.release(slot, ruling, attempt)
             raise
 
     async def _finish(
         self,
         slot: Slot,
         ruling: Ruling,
-        attempt_id: int,
+        attempt: Attempt,
         items: list[Item],
         outcome: JournalOutcome,
         bystanders: list[Item],
@@ -308,20 +259,7 @@ class Pipeline:
             (item, RELEASED if position in outcome.duplicates else JOURNALED)
             for position, item in enumerate(items)
         ]
-        answers = [
-            (
-                item,
-                journaled_transaction(
-                    item,
-                    attempt_id,
-                    ruling.mode,
-                    EntryPosition(outcome.batch_seq, position),
-                    outcome.accepted_at,
-                ),
-            )
-            for position, item in enumerate(items)
-            if position not in outcome.duplicates
-        ]
+        answers = journaled_answers(items, attempt.attempt_id, ruling.mode, outcome)
         if not any(item.is_credit for item, _ in answers):
             accept(answers)
         try:
@@ -329,7 +267,7 @@ class Pipeline:
             await self._answer_duplicates(slot, ruling, repeated)
         finally:
             try:
-                await self._until_told(slot, ruling, attempt_id, outcomes, answers, bystanders)
+                await self.tell(slot, ruling, attempt, outcomes, answers, bystanders)
             finally:
                 accept(answers)
 
@@ -344,24 +282,23 @@ class Pipeline:
             return
         for item in duplicates:
             if not item.answer_from(found):
-                item.fail(errors.InvariantViolation("a key is taken but its entry is missing"))
+                item.fail(await why_taken(self._store, item))
 
-    async def _release(
-        self, slot: Slot, ruling: Ruling, attempt_id: int, items: Sequence[Item]
-    ) -> None:
+    async def release(self, slot: Slot, ruling: Ruling, attempt: Attempt) -> None:
         """Give back what an attempt may have reserved; this process will never journal it."""
-        await self._until_told(slot, ruling, attempt_id, [(item, RELEASED) for item in items])
+        await self.tell(slot, ruling, attempt, None)
 
-    async def _until_told(
+    async def tell(
         self,
         slot: Slot,
         ruling: Ruling,
-        attempt_id: int,
-        outcomes: list[tuple[Item, str]],
+        attempt: Attempt,
+        outcomes: Sequence[tuple[Item, str]] | None,
         answers: Sequence[tuple[Item, Transaction]] = (),
         bystanders: Sequence[Item] = (),
     ) -> None:
-        """Tell Redis what became of an attempt until it knows or its epoch is over.
+        """Tell Redis what became of an attempt until it knows or its epoch is over; without
+        outcomes everything is released.
 
         If Redis does not answer, nobody waits for it: `answers` are given, for they are durable
         already, and `bystanders` of the batch are refused for now. Once the epoch is over there
@@ -371,7 +308,10 @@ class Pipeline:
         try:
             while True:
                 try:
-                    await self._admission.confirm(ruling, slot, attempt_id, outcomes)
+                    if outcomes is None:
+                        await self._admission.release(ruling, slot, attempt)
+                    else:
+                        await self._admission.confirm(ruling, slot, attempt, outcomes)
                 except errors.RedisUnavailable as error:
                     accept(answers)
                     if await self._mode.fall_back(ruling.epoch):
@@ -386,14 +326,3 @@ class Pipeline:
             return
         finally:
             slot.owes = None
-
-    async def _tell_once(
-        self,
-        slot: Slot,
-        ruling: Ruling,
-        attempt_id: int,
-        outcomes: list[tuple[Item, str]],
-    ) -> None:
-        """Tell Redis if it listens; for what is told again, or is gone with its epoch, anyway."""
-        with contextlib.suppress(Fenced, errors.RedisUnavailable):
-            await self._admission.confirm(ruling, slot, attempt_id, outcomes)

@@ -11,8 +11,7 @@ from typing import NamedTuple
 
 from app import limits
 from app.ledger.admission import JOURNALED, RELEASED, Admission, Fenced, Slot
-from app.ledger.flights import Flight, flights_of, journaled_among
-from app.ledger.keys import account_id_of
+from app.ledger.flights import FlightRecord, journaled_among, left_out
 from app.ledger.mode import ModeKeeper, Ruling
 from app.ledger.store import LedgerStore
 
@@ -59,14 +58,14 @@ class Reaper:
             self._epoch = ruling.epoch if ruling else 0
         if ruling is None:
             return ReapedCount()
-        holders = await self._admission.in_flight(ruling)
+        records = {record.attempt_id: record for record in await self._admission.in_flight(ruling)}
         now = self._clock()
-        self._seen = {attempt_id: self._seen.get(attempt_id, now) for attempt_id in holders}
+        self._seen = {attempt_id: self._seen.get(attempt_id, now) for attempt_id in records}
         old = [attempt_id for attempt_id, since in self._seen.items() if now - since >= self._age_s]
         confirmed = released = 0
         try:
             for attempt_id in old[: limits.REAP_ATTEMPTS_MAX]:
-                reaped = await self._reap(ruling, attempt_id, holders[attempt_id])
+                reaped = await self._reap(ruling, records[attempt_id])
                 del self._seen[attempt_id]
                 confirmed, released = confirmed + reaped.confirmed, released + reaped.released
         except Fenced:
@@ -75,22 +74,19 @@ class Reaper:
             _log.warning("reaped: %s confirmed, %s released", confirmed, released)
         return ReapedCount(confirmed, released)
 
-    async def _reap(self, ruling: Ruling, attempt_id: int, keys: str) -> ReapedCount:
-        account_ids = list({account_id_of(key) for key in keys.split(" ")})
-        is_void = await self._store.void_attempt(attempt_id)
-        inspected = await self._admission.inspect(ruling, account_ids)
-        held = [
-            flight
-            for account_id, (_, fields) in inspected.items()
-            for flight in flights_of(account_id, fields)
-            if flight.attempt_id == attempt_id
-        ]
-        journaled: frozenset[Flight] = frozenset()
-        if not is_void:
-            journaled = await journaled_among(self._store.fetch_sql, held)
-        outcomes = [
-            (flight.account_id, flight.name, JOURNALED if flight in journaled else RELEASED)
-            for flight in held
-        ]
-        await self._admission.confirm_named(ruling, self._slot, attempt_id, outcomes, keys)
-        return ReapedCount(len(journaled), len(held) - len(journaled))
+    async def _reap(self, ruling: Ruling, record: FlightRecord) -> ReapedCount:
+        count = len(record.flights)
+        if await self._store.void_attempt(record.attempt_id):
+            await self._confirm(ruling, record, RELEASED, [])
+            return ReapedCount(0, count)
+        journaled = await journaled_among(self._store.fetch_sql, [record])
+        missing = left_out(record, journaled[record.attempt_id])
+        await self._confirm(ruling, record, JOURNALED, missing)
+        return ReapedCount(count - len(missing), len(missing))
+
+    async def _confirm(
+        self, ruling: Ruling, record: FlightRecord, outcome: str, others: list[int]
+    ) -> None:
+        await self._admission.confirm_record(
+            ruling, self._slot, record.attempt_id, record.keys, outcome, others
+        )

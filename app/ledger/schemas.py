@@ -3,6 +3,7 @@ RFC 3339 in UTC with microseconds.
 """
 
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Annotated, Literal
 from uuid import UUID
 
@@ -110,7 +111,7 @@ class TransactionAnswer(msgspec.Struct, kw_only=True):
 
     success: Literal[True] = True
     message: str = MESSAGE_ACCEPTED
-    transaction_id: str
+    transaction_id: UUID
     account_id: str
     amount: str
     type: Direction
@@ -218,7 +219,7 @@ class TestCleanupAnswer(msgspec.Struct, kw_only=True):
 def transaction_answer(transaction: Transaction) -> TransactionAnswer:
     """Answer an accepted request; a replay gets the very same."""
     return TransactionAnswer(
-        transaction_id=str(transaction.transaction_id),
+        transaction_id=transaction.transaction_id,
         account_id=transaction.account.account_id,
         amount=transaction.amount_text,
         type=transaction.direction,
@@ -226,7 +227,7 @@ def transaction_answer(transaction: Transaction) -> TransactionAnswer:
         mode=transaction.mode,
         timestamp=instant(transaction.accepted_at),
         reference=transaction.reference,
-        metadata=_ordered(transaction.metadata),
+        metadata=ordered_metadata(transaction.metadata),
     )
 
 
@@ -243,7 +244,7 @@ def transaction_view(transaction: Transaction) -> TransactionView:
         timestamp=instant(transaction.accepted_at),
         updated_at=instant(transaction.updated_at),
         reference=transaction.reference,
-        metadata=_ordered(transaction.metadata),
+        metadata=ordered_metadata(transaction.metadata),
     )
 
 
@@ -284,7 +285,7 @@ def account_answer(details: AccountDetails) -> AccountAnswer:
         account_id=details.account.account_id,
         currency=details.account.currency,
         credit_limit=decimal_text(details.credit_limit_minor, details.account.exponent),
-        metadata=_ordered(details.metadata) or {},
+        metadata=ordered_metadata(details.metadata) or {},
         version=details.version,
         created_at=instant(details.created_at),
         updated_at=instant(details.updated_at),
@@ -324,13 +325,14 @@ def _exponent(currency: str) -> int:
         raise
 
 
+@lru_cache(maxsize=256)
 def instant(moment: datetime) -> str:
     """Write an instant as RFC 3339 with microseconds, in UTC."""
     text = moment.astimezone(UTC).isoformat(timespec="microseconds")
     return text.removesuffix("+00:00") + "Z"
 
 
-def _ordered(metadata: dict[str, str] | None) -> dict[str, str] | None:
+def ordered_metadata(metadata: dict[str, str] | None) -> dict[str, str] | None:
     """Order entries by key: the database forgets the order they came in, a replay must not show."""
     return dict(sorted(metadata.items())) if metadata else None
 

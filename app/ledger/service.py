@@ -7,7 +7,9 @@ from app import errors, limits
 from app.kit.cursor import decode_cursor, encode_cursor
 from app.kit.ids import AttemptNumbers, EntryPosition, assigned_position
 from app.kit.money import decimal_text, minor_units, parse_amount
+from app.ledger.accounts import KnownAccounts
 from app.ledger.batcher import Batcher
+from app.ledger.bulk import Answered, Asked, BulkRequest
 from app.ledger.codes import Direction
 from app.ledger.health import HealthCheck
 from app.ledger.item import Item
@@ -54,19 +56,16 @@ class LedgerService:
         self._settings = settings
         self._store = store
         self._batcher = batcher
-        self._mode = mode
         self._health = health
         self._verifier = verifier
         self._attempts = attempts
-        self._accounts: dict[str, Account] = {}
-        self._accounts_of = ""
-        self._anonymous_count = 0
+        self._accounts = KnownAccounts(store, mode)
 
     async def post_transaction(self, request: TransactionRequest) -> Acceptance:
         """Debit or credit an account: durable when this returns, or refused with an error."""
-        account, postgres = self._known(request), self._accounts_of
-        if account is None:
-            account = await self._account(request.account_id)
+        self._check(request)
+        postgres = self._accounts.current_postgres()
+        account = await self._account(request.account_id)
         return await self._batcher.begin(self._item(request, account, postgres))
 
     def begin_transaction(self, request: TransactionRequest) -> "asyncio.Future[Acceptance]":
@@ -74,24 +73,32 @@ class LedgerService:
 
         A caller that cancels the future takes nothing back: the decision goes on without it.
         """
-        account = self._known(request)
+        self._check(request)
+        postgres = self._accounts.current_postgres()
+        account = self._accounts.get(request.account_id)
         if account is None:
             return self._loop.create_task(self.post_transaction(request))
-        return self._batcher.begin(self._item(request, account, self._accounts_of))
+        return self._batcher.begin(self._item(request, account, postgres))
 
-    def _known(self, request: TransactionRequest) -> Account | None:
-        """Check a request and look its account up without waiting; None when it is not known yet.
+    async def post_transactions(
+        self, asked: Asked, idempotency_key: str | None, *, atomic: bool
+    ) -> Answered:
+        """Debit and credit accounts, each on its own or all or none; answers in order.
 
-        Nothing is remembered of another PostgreSQL: a restored one may have given its numbers to
-        others.
+        An answer is an acceptance or what it was refused with; raises what refuses all of it.
         """
+        if self._settings.http.require_idempotency_key and idempotency_key is None:
+            asked = [_named(request) for request in asked]
+        bulk = BulkRequest(asked, idempotency_key, atomic=atomic)
+        postgres = self._accounts.current_postgres()
+        accounts = await self._accounts.find(bulk.account_ids)
+        bulk.make_items(accounts, lambda request, account: self._item(request, account, postgres))
+        return await bulk.answer(self._batcher)
+
+    def _check(self, request: TransactionRequest) -> None:
         check_customer_account_id(request.account_id)
         if self._settings.http.require_idempotency_key and not request.identities:
             raise errors.IdempotencyKeyRequired
-        postgres = self._mode.current.postgres
-        if postgres != self._accounts_of:
-            self._accounts, self._accounts_of = {}, postgres
-        return self._accounts.get(request.account_id)
 
     def _item(self, request: TransactionRequest, account: Account, postgres: str) -> Item:
         amount_minor = minor_units(request.amount, account.exponent)
@@ -99,34 +106,17 @@ class LedgerService:
             request,
             account,
             amount_minor if request.direction is Direction.CREDIT else -amount_minor,
-            self._name(request),
             self._loop.time() + self._deadline_s,
             self._loop.create_future(),
             postgres,
         )
 
-    def _name(self, request: TransactionRequest) -> str:
-        """Name the reservation in Redis: by identity, or uniquely when the client gave none."""
-        if request.identities:
-            return request.identities[0].text
-        self._anonymous_count += 1
-        return f"#{self._attempts.process_number}.{self._anonymous_count}"
-
     async def _account(self, account_id: str) -> Account:
-        """Find what never changes about an account; remembers a bounded number of them.
-
-        Nothing is remembered of another PostgreSQL: a restored one may have given its numbers to
-        others.
-        """
-        accounts = self._accounts
-        account = accounts.get(account_id)
+        account = self._accounts.get(account_id)
         if account is None:
-            account = (await self._store.accounts([account_id])).get(account_id)
-            if account is None:
-                raise errors.AccountNotFound(pointer="/account_id")
-            if len(accounts) >= limits.ACCOUNT_CACHE_ITEMS_MAX:
-                accounts.pop(next(iter(accounts)))
-            accounts[account_id] = account
+            account = (await self._accounts.find([account_id])).get(account_id)
+        if account is None:
+            raise errors.AccountNotFound(pointer="/account_id")
         return account
 
     async def balance(self, account_id: str) -> Balance:
@@ -142,6 +132,7 @@ class LedgerService:
         """Read what an account has pending: exact count and sums, and a page of movements."""
         check_customer_account_id(account_id)
         after = _position(cursor) if cursor else None
+        self._accounts.current_postgres()
         account = await self._account(account_id)
         page, last = await self._store.pending(account, after, limit)
         if last is None:
@@ -238,6 +229,15 @@ class LedgerService:
     async def health(self) -> LedgerHealth:
         """Ask every part how it is; bounded by the parts' own time-outs."""
         return await self._health.ask()
+
+
+def _named(
+    request: TransactionRequest | errors.LedgerError,
+) -> TransactionRequest | errors.LedgerError:
+    """Require a key or an id of a request."""
+    if isinstance(request, errors.LedgerError) or request.identities:
+        return request
+    return errors.IdempotencyKeyRequired(pointer="/idempotency_key")
 
 
 def _position(cursor: str) -> EntryPosition:

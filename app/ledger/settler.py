@@ -43,7 +43,9 @@ class Settler:
         """
         batches = entries = 0
         for _ in range(limits.SETTLE_CHUNKS_MAX):
-            chunk = await self._fetch_one("settle_chunk", limits.SETTLE_BATCHES_MAX)
+            chunk = await self._fetch_one(
+                "settle_chunk", limits.SETTLE_BATCHES_MAX, limits.SETTLE_ENTRIES_MAX
+            )
             if chunk["outcome"] != "settled":
                 break
             batches += chunk["batches"]

@@ -27,6 +27,7 @@ from app.ledger.model import (
     HealthFacts,
     Identity,
     PendingPage,
+    StoredPart,
     Transaction,
     Verification,
     external_account_id,
@@ -39,6 +40,7 @@ QUERIES = {name: query.sql for name, query in load_queries("ledger").items()}
 VERIFY_QUERIES = {name: query.sql for name, query in load_queries("verify").items()}
 SHARD = 0
 _decode_metadata = msgspec.json.Decoder(dict[str, str]).decode
+_decode_refusals = msgspec.json.Decoder(list[tuple[int, str, str | None]]).decode
 _decode_counts = msgspec.json.Decoder(dict[str, int]).decode
 encode_json = msgspec.json.Encoder().encode
 _Row = Any
@@ -91,6 +93,17 @@ class LedgerStore:
         names = [identity.name for identity in identities]
         rows = await self._fetch("entries_by_identity", scopes, names)
         return {Identity(row["scope"], row["name"]): _transaction(row) for row in rows}
+
+    async def requests_by_identity(
+        self, identities: Sequence[Identity]
+    ) -> dict[Identity, StoredPart | None]:
+        """Find the parts of requests that these identities name; None where one names a single
+        transaction.
+        """
+        scopes = [identity.scope for identity in identities]
+        names = [identity.name for identity in identities]
+        rows = await self._fetch("requests_by_identity", scopes, names)
+        return {Identity(row["scope"], row["name"]): _part(row) for row in rows}
 
     async def epoch_rules(self, epoch: int, word: str, mode: Mode) -> bool:
         """Tell whether an epoch rules at the moment of this read."""
@@ -235,6 +248,20 @@ def accepted_ms(accepted_at: datetime) -> int:
 
 def _account(row: _Row) -> Account:
     return Account(row["account_no"], row["account_id"], row["currency"], row["exponent"])
+
+
+def _part(row: _Row) -> StoredPart | None:
+    if not row["is_request"]:
+        return None
+    refusals = _decode_refusals(row["refusals"])
+    return StoredPart(
+        batch_seq=row["batch_seq"],
+        accepted_at=row["created_at"],
+        mode=Mode(row["mode"]),
+        attempt_id=row["attempt_id"],
+        digest=row["request_digest"],
+        refusals={position: (code, available) for position, code, available in refusals},
+    )
 
 
 def _transaction(row: _Row, account: Account | None = None) -> Transaction:

@@ -7,66 +7,71 @@ from collections.abc import Iterable, Mapping
 
 from app import errors
 from app.ledger.admission import JOURNALED, Admission, Fenced, Slot
-from app.ledger.flights import flights_of, journaled_among
+from app.ledger.flights import FlightRecord, journaled_among, left_out
 from app.ledger.item import Item
 from app.ledger.mode import Ruling
 from app.ledger.model import Identity, Transaction
 from app.ledger.store import LedgerStore
 
 
-async def tell_of_repeated(
-    admission: Admission,
-    ruling: Ruling,
-    slot: Slot,
-    items: Iterable[Item],
-    found: Mapping[Identity, Transaction],
-) -> None:
-    """Confirm the attempts that journaled repeated requests, if Redis listens.
+class Telling:
+    """Confirms journaled attempts, whoever sent them."""
 
-    A reservation is named after a request's first identity, so only who journaled that one may
-    have its reservation confirmed.
-    """
-    by_attempt: dict[int, list[tuple[Item, str]]] = {}
-    for item in items:
-        transaction = found.get(item.identities[0]) if item.identities else None
-        if transaction is not None:
-            by_attempt.setdefault(transaction.attempt_id, []).append((item, JOURNALED))
-    with contextlib.suppress(Fenced, errors.RedisUnavailable):
-        for attempt_id, outcomes in by_attempt.items():
-            await admission.confirm(ruling, slot, attempt_id, outcomes, whole=False)
+    def __init__(self, admission: Admission, store: LedgerStore) -> None:
+        """Put the parts together; does no I/O."""
+        self._admission = admission
+        self._store = store
 
+    async def tell_of_repeated(
+        self,
+        ruling: Ruling,
+        slot: Slot,
+        items: Iterable[Item],
+        found: Mapping[Identity, Transaction],
+    ) -> None:
+        """Confirm the attempts that journaled repeated requests, if Redis listens."""
+        accepted = [found[each] for item in items for each in item.identities if each in found]
+        attempts = {transaction.attempt_id for transaction in accepted}
+        if attempts:
+            with contextlib.suppress(Fenced, errors.RedisUnavailable):
+                await self._tell(ruling, slot, await self._admission.in_flight(ruling, attempts))
 
-async def tell_journaled_credits(
-    admission: Admission,
-    store: LedgerStore,
-    ruling: Ruling,
-    slot: Slot,
-    account_ids: Iterable[str],
-) -> set[str]:
-    """Confirm credits in flight on accounts that the journal has.
+    async def tell_of_credits(
+        self, ruling: Ruling, slot: Slot, account_ids: Iterable[str]
+    ) -> set[str]:
+        """Confirm attempts with credits in flight on accounts, those that the journal has.
 
-    Returns the accounts that have more to spend now: those that got some, and those whose credits
-    were confirmed by somebody else meanwhile.
+        Returns the accounts that have more to spend now: those that got some, and those whose
+        credits were confirmed by somebody else meanwhile.
 
-    Raises `Fenced`, `RedisUnavailable` or `PostgresUnavailable`.
-    """
-    wanted = list(set(account_ids))
-    if not wanted:
-        return set()
-    inspected = await admission.inspect(ruling, wanted)
-    coming = [
-        flight
-        for account_id, (_, fields) in inspected.items()
-        for flight in flights_of(account_id, fields)
-        if flight.change_minor > 0
-    ]
-    journaled = await journaled_among(store.fetch_sql, coming)
-    for attempt_id in {flight.attempt_id for flight in journaled}:
-        outcomes = [
-            (flight.account_id, flight.name, JOURNALED)
-            for flight in journaled
-            if flight.attempt_id == attempt_id
-        ]
-        await admission.confirm_named(ruling, slot, attempt_id, outcomes, "part")
-    done = set(wanted) - {flight.account_id for flight in coming}
-    return done | {flight.account_id for flight in journaled}
+        Raises `Fenced`, `RedisUnavailable` or `PostgresUnavailable`.
+        """
+        wanted = set(account_ids)
+        if not wanted:
+            return set()
+        coming = {
+            record: {flight.account_id for flight in record.flights if flight.change_minor > 0}
+            for record in await self._admission.in_flight(ruling)
+        }
+        coming = {record: accounts & wanted for record, accounts in coming.items()}
+        journaled = await self._tell(ruling, slot, [each for each in coming if coming[each]])
+        told = [coming[record] for record in coming if record.attempt_id in journaled]
+        return (wanted - set().union(*coming.values())) | set().union(*told)
+
+    async def _tell(
+        self, ruling: Ruling, slot: Slot, records: Iterable[FlightRecord]
+    ) -> frozenset[int]:
+        """Confirm those of these attempts that the journal has; returns which they are."""
+        records = list(records)
+        journaled = await journaled_among(self._store.fetch_sql, records)
+        for record in records:
+            if record.attempt_id in journaled:
+                await self._admission.confirm_record(
+                    ruling,
+                    slot,
+                    record.attempt_id,
+                    record.keys,
+                    JOURNALED,
+                    left_out(record, journaled[record.attempt_id]),
+                )
+        return frozenset(journaled)

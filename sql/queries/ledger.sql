@@ -54,16 +54,24 @@ SELECT a.account_no, a.account_id, a.settled_minor::text, a.version::text, p.deb
  WHERE a.account_no = ANY ($1) AND a.kind = 'customer'
 
 -- name: journal_batch
--- Journal one micro-batch; see journal_batch_v2.
--- Params: $1 shard smallint, $2 epoch bigint, $3 word text, $4 attempt_id bigint, $5 account_nos bigint[], $6 changes_minor bigint[], $7 transaction_ids uuid[], $8 references text[], $9 metadata text[], $10 key_items integer[], $11 key_scopes integer[], $12 key_names text[]
+-- Journal one micro-batch or one part of a request; see journal_batch_v3.
+-- Params: $1 shard smallint, $2 epoch bigint, $3 word text, $4 attempt_id bigint, $5 extent text, $6 request_scope integer, $7 request_key text, $8 request_name text, $9 request_digest bytea, $10 refusals text, $11 account_nos bigint[], $12 changes_minor bigint[], $13 transaction_ids uuid[], $14 references text[], $15 metadata text[], $16 key_items integer[], $17 key_scopes integer[], $18 key_names text[]
 SELECT outcome, accepted_seq, accepted_at, duplicate_items
-  FROM journal_batch_v2($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)
+  FROM journal_batch_v3($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18)
 
 -- name: decide_batch
--- Decide and journal one micro-batch under row locks; see decide_batch_v1.
--- Params: $1 shard smallint, $2 epoch bigint, $3 word text, $4 attempt_id bigint, $5 is_repeated boolean, $6 balance_max bigint, $7 account_nos bigint[], $8 changes_minor bigint[], $9 transaction_ids uuid[], $10 references text[], $11 metadata text[], $12 key_items integer[], $13 key_scopes integer[], $14 key_names text[]
+-- Decide and journal one micro-batch or one part of a request under row locks; see decide_batch_v2.
+-- Params: $1 shard smallint, $2 epoch bigint, $3 word text, $4 attempt_id bigint, $5 is_repeated boolean, $6 balance_max bigint, $7 extent text, $8 request_scope integer, $9 request_key text, $10 request_name text, $11 request_digest bytea, $12 refusals text, $13 positions integer[], $14 account_nos bigint[], $15 changes_minor bigint[], $16 transaction_ids uuid[], $17 references text[], $18 metadata text[], $19 key_items integer[], $20 key_scopes integer[], $21 key_names text[]
 SELECT outcome, accepted_seq, accepted_at, words, availables
-  FROM decide_batch_v1($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)
+  FROM decide_batch_v2($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21)
+
+-- name: requests_by_identity
+-- The parts of requests that used any of these keys, and whether a single transaction did instead.
+-- Params: $1 scopes integer[], $2 names text[]
+SELECT k.scope, k.name, k.item_no = -1 AS is_request, b.batch_seq, b.created_at, b.mode, b.attempt_id, b.request_digest, b.refusals::text
+  FROM unnest($1::integer[], $2::text[]) AS w (scope, name)
+  JOIN idempotency_keys k ON k.scope = w.scope AND k.name = w.name
+  JOIN journal_batches b ON b.batch_seq = k.batch_seq
 
 -- name: entries_by_identity
 -- The accepted movements that used any of these keys or ids.
@@ -144,9 +152,9 @@ SELECT open_account_v1($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)
 SELECT account_id FROM accounts WHERE metadata @> '{"test": "true"}' ORDER BY account_no LIMIT $1
 
 -- name: settle_chunk
--- Fold pending batches; see settle_chunk_v1.
--- Params: $1 batches_max integer
-SELECT outcome, settlement, batches, entries FROM settle_chunk_v1($1)
+-- Fold pending batches; see settle_chunk_v2.
+-- Params: $1 batches_max integer, $2 entries_max bigint
+SELECT outcome, settlement, batches, entries FROM settle_chunk_v2($1, $2)
 
 -- name: lines_of_settlement
 -- What one settlement did to each customer account.
@@ -188,15 +196,9 @@ SELECT ensure_journal_partitions_v1($1)
 SELECT void_attempt_v1($1, $2)
 
 -- name: attempts_journaled
--- Those of these attempts that were journaled.
+-- Those of these attempts that were journaled, with what each item changed, NULL where it was left out.
 -- Params: $1 attempt_ids bigint[]
-SELECT attempt_id, batch_seq FROM journal_batches WHERE attempt_id = ANY ($1) AND status <> 'VOID'
-
--- name: keys_taken
--- Which batch took each of these keys.
--- Params: $1 scopes integer[], $2 names text[]
-SELECT k.scope, k.name, k.batch_seq
-  FROM unnest($1::integer[], $2::text[]) AS w (scope, name) JOIN idempotency_keys k USING (scope, name)
+SELECT attempt_id, changes_minor FROM journal_batches WHERE attempt_id = ANY ($1) AND status <> 'VOID'
 
 -- name: control_ledger
 -- Do what an operator asks; see control_ledger_v1.

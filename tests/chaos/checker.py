@@ -283,10 +283,10 @@ def check_redis(facts: Facts) -> Iterator[Violation]:
     if held.flight:
         yield Violation("left_in_flight", epoch, {"flight": held.flight})
     for account_id, fields in held.accounts.items():
-        leaked = reservations(fields)
+        leaked = reservations(held.flight, account_id)
         detail = {"redis": fields, "journal": expected.get(account_id), "epoch": epoch}
         if leaked:
-            yield Violation("leaked_reservation", account_id, detail)
+            yield Violation("leaked_reservation", account_id, {**detail, "in_flight": leaked})
         if fields.get("incoming") != "0":
             yield Violation("incoming_left", account_id, detail)
         if account_id not in expected:

@@ -3,6 +3,7 @@
 It shares no code with the service, so that both cannot be wrong in the same way.
 """
 
+from collections.abc import Iterator
 from decimal import Decimal
 from typing import Any, NamedTuple
 
@@ -12,7 +13,7 @@ import redis.asyncio as redis_async
 STATEMENT_TIMEOUT_S = 60.0
 REDIS_TIMEOUT_S = 5.0
 SCAN_COUNT = 1_000
-_RESERVATION = "f:"
+_RECORD_LINES = 4
 _LOADED = "loaded:"
 
 
@@ -223,9 +224,28 @@ async def _whole(client: "redis_async.Redis", key: str) -> dict[str, str]:
     return {}
 
 
-def reservations(fields: dict[str, str]) -> dict[str, str]:
-    """What an account has in flight: attempt and signed change by name."""
-    return {name: value for name, value in fields.items() if name.startswith(_RESERVATION)}
+def reservations(flight: dict[str, str], account_id: str) -> dict[str, list[int]]:
+    """What an account has in flight: the signed changes of each attempt that says so."""
+    held: dict[str, list[int]] = {}
+    for attempt_id, text in flight.items():
+        for account_key, change_minor in _changes(text):
+            if account_key.partition(":account:")[2] == account_id:
+                held.setdefault(attempt_id, []).append(change_minor)
+    return held
+
+
+def _changes(text: str) -> Iterator[tuple[str, int]]:
+    """The account's key and signed change of every item of an attempt's record, refused or not.
+
+    Read independently of the service; what is no record has none.
+    """
+    lines = text.split("\n")
+    if len(lines) != _RECORD_LINES:
+        return
+    words = iter(lines[2].split(" "))
+    for account_key in lines[1].split(" "):
+        for _ in range(int(next(words))):
+            yield account_key, int(next(words))
 
 
 def _integers(row: Any) -> list[Any]:

@@ -235,6 +235,8 @@ def in_redis(**more: Any) -> Plant:
     return plant
 
 
+RECORD = "\n".join(("[{},{},{}]", "subbalance:{0}:1:account:A", "1 -5", "0:key:k"))
+
 PLANTED: list[tuple[Plant, str]] = [
     (lose_a_row, "acknowledged_and_lost"),
     (double_a_row, "moved_more_than_once"),
@@ -266,7 +268,8 @@ PLANTED: list[tuple[Plant, str]] = [
     (in_redis(accounts={"A": held(settled="85", pending_credit="0")}), "redis_split_differs"),
     (in_redis(accounts={"A": held(version="1")}), "redis_split_differs"),
     (in_redis(accounts={"A": held(version="3")}), "redis_split_differs"),
-    (in_redis(accounts={"A": held(**{"f:0:key:k": "7 -5"})}), "leaked_reservation"),
+    (in_redis(flight={"7": RECORD}), "leaked_reservation"),
+    (in_redis(flight={"7": RECORD}), "left_in_flight"),
     (in_redis(accounts={"A": held(incoming="5")}), "incoming_left"),
     (in_redis(accounts={"A": held(), "Z": held()}), "redis_knows_an_account_that_is_not"),
     (in_redis(accounts={}), "loaded_set_differs"),

@@ -142,13 +142,11 @@ async def carried(services: Services, steps: list[Step]) -> list[str]:
             idempotency_key=step.key,
         )
         account = await ledger._account(step.account_id)
-        name = request.identities[0].text
         items.append(
             Item(
                 request,
                 account,
                 step.change,
-                name,
                 loop.time() + 10,
                 loop.create_future(),
                 pipeline_of(services)._mode.current.postgres,

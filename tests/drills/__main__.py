@@ -123,13 +123,14 @@ def _drill(
     drill.add_argument("--per-second", type=int, default=default.per_second)
     drill.add_argument("--seed", type=int, default=default.seed)
     drill.add_argument(
-        "--set", type=_setting, action="append", default=[], metavar="NAME=VALUE",
+        "--set", type=setting, action="append", default=[], metavar="NAME=VALUE",
         help="a setting of the service, may be repeated",
     )  # fmt: skip
     return drill
 
 
-def _setting(text: str) -> tuple[str, str]:
+def setting(text: str) -> tuple[str, str]:
+    """Read NAME=VALUE."""
     name, equals, value = text.partition("=")
     if not equals:
         raise argparse.ArgumentTypeError("expected NAME=VALUE")

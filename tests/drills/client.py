@@ -25,10 +25,11 @@ class Answer(NamedTuple):
 class Connection:
     """One connection, made again when it was lost; one request at a time."""
 
-    def __init__(self, url: str) -> None:
-        """Connect on first use."""
+    def __init__(self, url: str, timeout_s: float = _TIMEOUT_S) -> None:
+        """Connect on first use; an answer that takes longer than the time-out is lost."""
         address = urlsplit(url)
         self.url = url
+        self._timeout_s = timeout_s
         self._host, self._port = address.hostname or "", address.port or 0
         self._reader: asyncio.StreamReader | None = None
         self._writer: asyncio.StreamWriter | None = None
@@ -44,7 +45,7 @@ class Connection:
             lines.append(f"Idempotency-Key: {key}")
         head = "\r\n".join([*lines, "", ""]).encode()
         try:
-            async with asyncio.timeout(_TIMEOUT_S):
+            async with asyncio.timeout(self._timeout_s):
                 return await self._exchange(head + content)
         except (OSError, TimeoutError, EOFError, ValueError, TypeError, KeyError):
             await self.close()

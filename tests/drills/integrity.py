@@ -60,7 +60,7 @@ def check_books(observed: Observed) -> list[Check]:
     return [_conserved(observed), _balances_are_sums(observed), _never_overdrawn(observed)]
 
 
-def _check(name: str, wrong: list[str], right: str) -> Check:
+def judged(name: str, wrong: list[str], right: str) -> Check:
     """A check that lists what is wrong, or says how much was right."""
     if not wrong:
         return Check(name, True, right)
@@ -83,7 +83,7 @@ def _acknowledged_once(history: History, by_key: dict[str, list[Row]]) -> Check:
             wrong.append(f"{intention.key} asked {intention.change_minor}, row {rows[0]}")
         elif intention.acceptances[0].transaction_id != rows[0].transaction_id:
             wrong.append(f"{intention.key} was told another id than {rows[0].transaction_id}")
-    return _check(
+    return judged(
         "every 2xx is in the journal exactly once", wrong, f"{len(accepted)} acknowledged movements"
     )
 
@@ -95,7 +95,7 @@ def _one_answer_per_key(history: History) -> Check:
         if len(ids := {sending.transaction_id for sending in intention.acceptances}) > 1
     ]
     replayed = sum(sending.replayed for _, sending in history.sendings())
-    return _check("a repeated key gets the first answer", wrong, f"{replayed} replays")
+    return judged("a repeated key gets the first answer", wrong, f"{replayed} replays")
 
 
 def _nothing_unasked(history: History, by_key: dict[str, list[Row]]) -> Check:
@@ -118,7 +118,7 @@ def _nothing_unasked(history: History, by_key: dict[str, list[Row]]) -> Check:
         if openings[account_id] != history.openings.get(account_id, 0)
     ]
     rows_count = sum(len(rows) for rows in by_key.values())
-    return _check("the journal holds nothing that was not asked", wrong, f"{rows_count} rows")
+    return judged("the journal holds nothing that was not asked", wrong, f"{rows_count} rows")
 
 
 def _refused_changed_nothing(history: History, by_key: dict[str, list[Row]]) -> Check:
@@ -128,7 +128,7 @@ def _refused_changed_nothing(history: History, by_key: dict[str, list[Row]]) -> 
         for intention in refused
         if intention.key in by_key
     ]
-    return _check("a definite refusal changed nothing", wrong, f"{len(refused)} refused")
+    return judged("a definite refusal changed nothing", wrong, f"{len(refused)} refused")
 
 
 def _modes_are_told(history: History, by_key: dict[str, list[Row]]) -> Check:
@@ -140,7 +140,7 @@ def _modes_are_told(history: History, by_key: dict[str, list[Row]]) -> Check:
             told += 1
             if modes != {sending.mode}:
                 wrong.append(f"{intention.key} was told {sending.mode}, the journal says {modes}")
-    return _check("answers name who decided", wrong, f"{told} answers named a mode")
+    return judged("answers name who decided", wrong, f"{told} answers named a mode")
 
 
 def _sums_agree(history: History, observed: Observed, by_key: dict[str, list[Row]]) -> Check:
@@ -161,7 +161,7 @@ def _sums_agree(history: History, observed: Observed, by_key: dict[str, list[Row
         if found != expected[account_id]:
             wrong.append(f"{account_id}: accepted {expected[account_id]}, balance {found}")
     detail = f"{len(history.openings)} accounts to the cent, {unknown} intentions left unknown"
-    return _check("sum of accepted = change of balance", wrong, detail)
+    return judged("sum of accepted = change of balance", wrong, detail)
 
 
 def _three_stores_agree(observed: Observed) -> Check:
@@ -177,7 +177,7 @@ def _three_stores_agree(observed: Observed) -> Check:
     if not observed.api or observed.mode != "redis":
         wrong.append(f"nothing to compare: mode {observed.mode}, {len(observed.api)} instances")
     detail = f"{len(observed.balances)} accounts, {len(observed.api)} instances"
-    return _check("API = PostgreSQL = Redis to the cent", wrong, detail)
+    return judged("API = PostgreSQL = Redis to the cent", wrong, detail)
 
 
 def _conserved(observed: Observed) -> Check:
@@ -188,7 +188,7 @@ def _conserved(observed: Observed) -> Check:
     ]
     if not observed.totals_minor:
         wrong.append("there are no balances")
-    return _check(
+    return judged(
         "per currency all balances sum to zero", wrong, ", ".join(sorted(observed.totals_minor))
     )
 
@@ -208,7 +208,7 @@ def _balances_are_sums(observed: Observed) -> Check:
         available = sums[0] + sums[2] - sums[1] + observed.limits_minor[account_id]
         if tuple(balance) != (*sums, available):
             wrong.append(f"{account_id}: rows say {sums}, balance says {tuple(balance)}")
-    return _check("balances are the sums of their rows", wrong, f"{len(observed.rows)} rows")
+    return judged("balances are the sums of their rows", wrong, f"{len(observed.rows)} rows")
 
 
 def _never_overdrawn(observed: Observed) -> Check:
@@ -220,20 +220,20 @@ def _never_overdrawn(observed: Observed) -> Check:
         if left < min(0, lowest[row.account_id]):
             wrong.append(f"{row.account_id} at {left} after batch {row.batch_seq}")
             lowest[row.account_id] = left
-    return _check(
+    return judged(
         "no account is overdrawn at any prefix of the journal", wrong, f"{len(observed.rows)} rows"
     )
 
 
 def _nothing_reserved(observed: Observed) -> Check:
-    return _check(
+    return judged(
         "no reservation is left in Redis", observed.reservations, f"epoch {observed.epoch}"
     )
 
 
 def _nothing_stale(observed: Observed) -> Check:
     name = "nothing of ended epochs is left in Redis"
-    return _check(name, observed.stale_keys, f"epoch {observed.epoch}")
+    return judged(name, observed.stale_keys, f"epoch {observed.epoch}")
 
 
 def _verified(observed: Observed) -> Check:
@@ -248,4 +248,4 @@ def _verified(observed: Observed) -> Check:
     if compared.get("redis_accounts", 0) != len(observed.balances):
         wrong.append(f"Redis was compared for {compared.get('redis_accounts', 0)} accounts")
     facts = ", ".join(f"{name} {count}" for name, count in sorted(compared.items()))
-    return _check("GET /api/v1/verify proves it", wrong, facts)
+    return judged("GET /api/v1/verify proves it", wrong, facts)

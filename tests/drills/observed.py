@@ -193,12 +193,12 @@ async def _observe_redis(observed: Observed, redis_url: str) -> None:
                 int(fields["available"]),
             )
             observed.redis_versions[account_id] = int(fields["version"])
-            in_flight = [str(name) for name in fields if str(name).startswith("f:")]
             if fields["incoming"] != "0":
-                in_flight.append(f"incoming {fields['incoming']}")
-            observed.reservations += [f"{account_id} {name}" for name in in_flight]
+                observed.reservations.append(f"{account_id} incoming {fields['incoming']}")
         flights: dict[Any, Any] = await client.hgetall(flight_key(_SHARD, observed.epoch))
-        observed.reservations += [f"attempt {name}" for name in flights]
+        observed.reservations += [
+            f"attempt {name}: {' '.join(str(text).splitlines())}" for name, text in flights.items()
+        ]
         async for key in client.scan_iter(match=f"{PREFIX}:{{{_SHARD}}}:*"):
             if (epoch_of(key) or observed.epoch) < observed.epoch:
                 observed.stale_keys.append(key)
@@ -210,10 +210,15 @@ async def _observe_api(url: str, observed: Observed) -> dict[str, Balance]:
     for account_id in observed.balances:
         answer = await connection.request("GET", f"/api/v1/balance/{account_id}")
         if answer.status == _HTTP_OK:
-            fields = ("settled_balance", "pending_debit", "pending_credit", "available_balance")
-            balances[account_id] = Balance(*(minor_of(Decimal(answer.body[f]), 2) for f in fields))
+            balances[account_id] = balance_of(answer.body, 2)
     await connection.close()
     return balances
+
+
+def balance_of(body: dict[str, Any], exponent: int) -> Balance:
+    """Read a balance the API told."""
+    fields = ("settled_balance", "pending_debit", "pending_credit", "available_balance")
+    return Balance(*(minor_of(Decimal(body[name]), exponent) for name in fields))
 
 
 def first_accepted_at(

@@ -214,7 +214,7 @@ def _overdraw_for_a_moment(history: History, observed: Observed) -> None:
 
 
 def _leave_a_reservation(history: History, observed: Observed) -> None:
-    observed.reservations.append("A f:0:key:k1")
+    observed.reservations.append("attempt 7: [{},{},{}] A 1 -400 0:key:k1")
 
 
 def _fail_the_proof(history: History, observed: Observed) -> None:

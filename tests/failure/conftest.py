@@ -17,6 +17,7 @@ import pytest
 
 from app.bootstrap import Services, open_services
 from app.kit.money import currency_exponent
+from app.ledger.flights import Flight, FlightRecord, read_record
 from app.ledger.model import AccountRequest
 from app.ledger.pipeline import Pipeline
 from app.settings import Settings
@@ -145,14 +146,32 @@ def pipeline_of(services: Services) -> Pipeline:
     return pipeline
 
 
-def reservations(redis_client: Any) -> list[str]:
-    """What is in flight on any account of any epoch."""
+def records(redis_client: Any) -> list[FlightRecord]:
+    """The attempts in flight in any epoch."""
     return [
-        field
-        for key in redis_client.keys("subbalance:*:account:*")
-        for field in redis_client.hgetall(key)
-        if field.startswith("f:")
+        read_record(int(attempt_id), text)
+        for key in redis_client.keys("subbalance:*:flight")
+        for attempt_id, text in redis_client.hgetall(key).items()
     ]
+
+
+def reservations(redis_client: Any) -> list[Flight]:
+    """What is in flight on any account of any epoch."""
+    return [flight for record in records(redis_client) for flight in record.flights]
+
+
+def put_in_flight(
+    redis_client: Any, key: str, attempt_id: int, change_minor: int, name: str = "-"
+) -> None:
+    """Reserve an amount on an account as an attempt does whose process is not of this test."""
+    flight = f"{key.partition('account:')[0]}flight"
+    record = "\n".join(("[{},{},{}]", key, f"1 {change_minor}", name))
+    redis_client.hset(flight, str(attempt_id), record)
+    if change_minor > 0:
+        redis_client.hincrby(key, "incoming", change_minor)
+    else:
+        redis_client.hincrby(key, "available", change_minor)
+        redis_client.hincrby(key, "pending_debit", -change_minor)
 
 
 @pytest.fixture

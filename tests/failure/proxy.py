@@ -1,4 +1,6 @@
-"""A TCP proxy between the service and a server that loses replies, stalls, or cuts connections."""
+"""A TCP proxy between the service and a server that loses replies, delays requests, stalls, or cuts
+connections.
+"""
 
 import asyncio
 import contextlib
@@ -12,16 +14,35 @@ class FaultyProxy:
 
     def __init__(self, host: str, port: int) -> None:
         self._target = (host, port)
-        self._lose_reply_to: list[bytes] = []
+        # What is to happen, in this order, to requests that contain a marker.
+        self._faults: list[tuple[bytes, bool]] = []
+        self._held: list[bytes] = []
         self._open = asyncio.Event()
         self._open.set()
         self._writers: set[asyncio.StreamWriter] = set()
         self._refusing = False
         self.lost_count = 0
 
+    @property
+    def held_count(self) -> int:
+        """How many requests are on their way."""
+        return len(self._held)
+
     def lose_reply_to(self, marker: bytes, times: int = 1) -> None:
         """Let requests that contain the marker be executed, then cut instead of answering."""
-        self._lose_reply_to += [marker] * times
+        self._faults += [(marker, False)] * times
+
+    def hold(self, marker: bytes) -> None:
+        """Keep a request that contains the marker on its way, and cut its connection."""
+        self._faults.append((marker, True))
+
+    async def deliver(self) -> None:
+        """Let what was held arrive, each request on a connection of its own, whole."""
+        while self._held:
+            reader, writer = await asyncio.open_connection(*self._target)
+            writer.write(self._held.pop(0))
+            await reader.read(65_536)
+            writer.close()
 
     def stall(self) -> None:
         """Pass nothing on in either direction."""
@@ -67,12 +88,14 @@ class FaultyProxy:
         with contextlib.suppress(OSError):
             while data := await reader.read(65_536):
                 await self._open.wait()
-                for marker in self._lose_reply_to:
-                    if marker in data:
-                        self._lose_reply_to.remove(marker)
-                        self.lost_count += 1
-                        losing.set()
-                        break
+                fault = next((each for each in self._faults if each[0] in data), None)
+                if fault is not None:
+                    self._faults.remove(fault)
+                    if fault[1]:
+                        self._held.append(data)
+                        return
+                    self.lost_count += 1
+                    losing.set()
                 writer.write(data)
                 await writer.drain()
 

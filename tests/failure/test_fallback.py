@@ -251,10 +251,7 @@ async def test_a_postgres_that_dies_and_comes_back_leaves_no_reservation(
         await eventually(all_accepted, 20)
         assert (await services.ledger.balance("A")).available_minor == 7_900
         epoch = (await services.ledger.health()).epoch
-        live = redis_client.keys(f"subbalance:{{0}}:{epoch}:account:*")
-        await eventually(
-            lambda: not [f for key in live for f in redis_client.hkeys(key) if f.startswith("f:")]
-        )
+        await eventually(lambda: not redis_client.exists(f"subbalance:{{0}}:{epoch}:flight"))
         assert (await services.ledger.verify()).is_clean
     mortal.stop()
 
@@ -419,8 +416,9 @@ async def test_a_redis_whose_epoch_is_over_refuses_nothing_for_good(
         await eventually(accepted)
 
 
+@pytest.mark.parametrize("how", ["alone", "atomic", "one_key"])
 async def test_an_instance_that_missed_a_switch_decides_anew_instead_of_refusing(
-    settings: Settings, services: Services, open_account: OpenAccount
+    settings: Settings, services: Services, open_account: OpenAccount, how: str
 ) -> None:
     await open_account("A", "10.00")
     await services.ledger.post_transaction(request("A", "10"))
@@ -431,8 +429,15 @@ async def test_an_instance_that_missed_a_switch_decides_anew_instead_of_refusing
         learn, deaf.learn = deaf.learn, None  # type: ignore[assignment, method-assign]
         assert await keeper.fall_back(keeper.epoch)
         await near.ledger.post_transaction(request("A", "5.00", "credit"))
-        answer = await services.ledger.post_transaction(request("A", "5.00"))
+        if how == "alone":
+            answer = await services.ledger.post_transaction(request("A", "5.00"))
+        else:
+            key = None if how == "atomic" else "k"
+            (answer,) = await services.ledger.post_transactions(
+                [request("A", "5.00")], key, atomic=how == "atomic"
+            )
         deaf.learn = learn  # type: ignore[method-assign]
+    assert isinstance(answer, Acceptance)
     assert answer.transaction.mode is Mode.POSTGRES
 
 
@@ -446,6 +451,33 @@ async def test_forced_to_redis_while_postgres_decides_it_survives_a_restart_of_p
     assert accepted_in(await outcomes(services, [request("A", "1")])) == {"postgres"}
     await database.execute("UPDATE ledger_shards SET postgres_identity = 'before the restart'")
     assert accepted_in(await outcomes(services, [request("A", "1")])) == {"postgres"}
+
+
+@pytest.mark.parametrize("mode", ["redis", "postgres"])
+async def test_a_repeated_part_is_answered_with_the_ids_it_had_whoever_decided_it(
+    services: Services, open_account: OpenAccount, database: Any, mode: str
+) -> None:
+    """An item that is refused before one that is accepted has a number or none."""
+    await open_account("A", "100.00")
+    await database.execute("SELECT control_ledger_v1(0::smallint, $1, 't', 't')", f"force_{mode}")
+    asked = [request("A", amount) for amount in ("60", "60", "30", "11", "10")]
+    first, again = [
+        await services.ledger.post_transactions(asked, "k", atomic=False) for _ in range(2)
+    ]
+    pairs = list(zip(first, again, strict=True))
+    assert [isinstance(one, Acceptance) for one, _ in pairs] == [True, False, True, False, True]
+    for one, two in pairs:
+        if not isinstance(one, Acceptance):
+            assert isinstance(one, errors.InsufficientAvailable)
+            assert str(one.members) == str(getattr(two, "members", None))
+            continue
+        assert isinstance(two, Acceptance)
+        assert (one.replayed, two.replayed) == (False, True)
+        assert one.transaction == two.transaction
+        assert one.transaction.mode == mode
+        found = await services.ledger.transaction(two.transaction.transaction_id)
+        assert found.change_minor == two.transaction.change_minor
+    assert (await services.ledger.balance("A")).available_minor == 0
 
 
 @pytest.mark.parametrize("pause_s", [0.03, 0.3])

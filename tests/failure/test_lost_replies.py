@@ -16,7 +16,7 @@ from app.infra.redis import REDIS_ERRORS
 from app.ledger.model import Acceptance
 from app.settings import Settings
 from tests.conftest import eventually
-from tests.failure.conftest import Behind, pipeline_of
+from tests.failure.conftest import Behind, pipeline_of, put_in_flight, records, reservations
 from tests.integration.test_transactions import outcomes, request
 
 # What only a call of this kind carries on the wire.
@@ -64,8 +64,8 @@ async def test_a_reply_lost_after_execution_moves_money_once(
 
     async def redis_agrees() -> bool:
         fields = await redis_hash(redis_client)
-        in_flight = [name for name in fields if name.startswith("f:")]
-        return (fields["available"], fields["incoming"], in_flight) == (str(expected), "0", [])
+        left = reservations(redis_client)
+        return (fields["available"], fields["incoming"], left) == (str(expected), "0", [])
 
     await eventually(redis_agrees)
 
@@ -193,12 +193,12 @@ async def test_a_statement_refused_after_an_unanswered_sending_is_no_refusal(
     call = asyncio.create_task(post(behind, "10"))
     await eventually(lambda: behind.postgres.lost_count == 1)
     behind.postgres.stall()
-    await database.execute("ALTER FUNCTION journal_batch_v2 RENAME TO journal_batch_away")
+    await database.execute("ALTER FUNCTION journal_batch_v3 RENAME TO journal_batch_away")
     behind.postgres.resume()
     with pytest.raises(errors.OutcomeUnknown):
         await call
     assert (await redis_hash(redis_client))["available"] == "0"
-    await database.execute("ALTER FUNCTION journal_batch_away RENAME TO journal_batch_v2")
+    await database.execute("ALTER FUNCTION journal_batch_away RENAME TO journal_batch_v3")
 
     async def retried() -> Acceptance | None:
         try:
@@ -231,8 +231,9 @@ async def test_the_confirm_of_another_attempt_holds_nobody_up(
     await post(behind, "1", "credit", idempotency_key="dead")
     (key,) = redis_client.keys("subbalance:*:account:A")
     attempt_id = await database.fetchval("SELECT max(attempt_id) FROM journal_batches")
-    redis_client.hset(key, mapping={"f:0:key:dead": f"{attempt_id} 100", "incoming": "100"})
+    put_in_flight(redis_client, key, attempt_id, 100, "0:key:dead")
     redis_client.hincrby(key, "available", -100)
+    redis_client.hincrby(key, "pending_credit", -100)
     admission = pipeline_of(behind.services)._admission
     admit = admission.admit
 
@@ -254,7 +255,8 @@ async def test_the_confirm_of_another_attempt_holds_nobody_up(
             await post(behind, "1", "credit", idempotency_key="dead")
         except errors.Unavailable:
             return False
-        return redis_client.hget(key, "incoming") == "0"
+        return all(record.attempt_id != attempt_id for record in records(redis_client))
 
     await eventually(told)
-    assert redis_client.hget(key, "available") == "1000"
+    await eventually(lambda: not records(redis_client))
+    assert redis_client.hmget(key, "available", "incoming") == ["1000", "0"]

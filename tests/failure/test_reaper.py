@@ -1,13 +1,16 @@
 """Reservations whose process died are ended within a bounded time, and never a journaled one."""
 
 import asyncio
+import contextlib
 from typing import Any
 
 import asyncpg
 import msgspec
 import pytest
 
+from app import errors
 from app.bootstrap import Services, WorkerServices
+from app.ledger.model import Acceptance
 from app.ledger.reaper import ReapedCount
 from app.settings import Settings
 from tests.conftest import OpenAccount, eventually
@@ -43,7 +46,7 @@ async def left_over(
 ) -> None:
     """Leave what a process leaves that dies before or after its journal call."""
     pipeline = pipeline_of(services)
-    write, tell = pipeline._journal.write, pipeline._until_told
+    write = pipeline._journal.write
 
     async def die_at_the_journal(*arguments: Any, **more: Any) -> Any:
         if journaled:
@@ -53,12 +56,12 @@ async def left_over(
     async def untold(*_arguments: Any) -> None:
         return
 
-    monkeypatch.setattr(pipeline._journal, "write", die_at_the_journal)
-    monkeypatch.setattr(pipeline, "_until_told", untold)
-    calls = (services.ledger.post_transaction(each) for each in requests)
-    await asyncio.gather(*calls, return_exceptions=True)
-    monkeypatch.setattr(pipeline._journal, "write", write)
-    monkeypatch.setattr(pipeline, "_until_told", tell)
+    with monkeypatch.context() as patched:
+        patched.setattr(pipeline._journal, "write", die_at_the_journal)
+        patched.setattr(pipeline._admission, "confirm", untold)
+        patched.setattr(pipeline._admission, "release", untold)
+        calls = (services.ledger.post_transaction(each) for each in requests)
+        await asyncio.gather(*calls, return_exceptions=True)
 
 
 async def available(redis_client: Any, account_id: str) -> int:
@@ -123,7 +126,8 @@ async def test_a_duplicate_inside_a_journaled_attempt_is_released(
 ) -> None:
     await open_account("A", "10.00")
     await services.ledger.post_transaction(request("A", "4", idempotency_key="k"))
-    await eventually(lambda: not reservations(redis_client))
+    # While its batch goes on, a repetition is answered from what was decided, and reserves nothing.
+    await eventually(lambda: not services.ledger._batcher._claims)
     requests = [request("A", "4", idempotency_key="k"), request("A", "1", idempotency_key="l")]
     await left_over(services, monkeypatch, *requests, journaled=True)
     assert await available(redis_client, "A") == 100
@@ -215,15 +219,14 @@ async def test_a_paused_instance_that_comes_back_doubles_nothing(
     async with open_services(msgspec.structs.replace(settings)) as other:
         await other.ledger.post_transaction(request("A", "9"))
         woken.set()
-        from app import errors
-
         with pytest.raises(errors.InsufficientAvailable):
             await asleep
     assert (await services.ledger.balance("A")).available_minor == 0
     assert (await services.ledger.verify()).is_clean
 
 
-async def test_what_is_reserved_while_the_reaper_works_stays_on_its_list(
+@pytest.mark.reliability(breaker_timeout_ms=100)
+async def test_what_is_reserved_while_the_reaper_works_is_given_back_whole_and_once(
     services: Services,
     worker: WorkerServices,
     clock: Clock,
@@ -231,35 +234,42 @@ async def test_what_is_reserved_while_the_reaper_works_stays_on_its_list(
     redis_client: Any,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The attempt's second round of admission falls between the reaper's look and its release."""
+    """The record changes between the reaper's look and its release: it must look again."""
     for name in ("A", "B"):
         await open_account(name, "10.00")
         await services.ledger.post_transaction(request(name, "1"))
     await eventually(lambda: not reservations(redis_client))
     await left_over(services, monkeypatch, request("A", "4"), journaled=False)
     (flight,) = redis_client.keys("subbalance:*:flight")
-    (attempt_id, held) = next(iter(redis_client.hgetall(flight).items()))
+    ((attempt_id, seen),) = redis_client.hgetall(flight).items()
     (other,) = redis_client.keys("subbalance:*:account:B")
-    inspect = worker.reaper._admission.inspect
+    store = worker.reaper._store
+    void_attempt = store.void_attempt
 
-    async def inspect_and_reserve(*arguments: Any) -> Any:
-        seen = await inspect(*arguments)
-        redis_client.hset(other, mapping={"f:#9.9": f"{attempt_id} -100"})
+    async def void_and_reserve(voided_id: int) -> bool:
+        is_void = await void_attempt(voided_id)
+        refused, key, _, names = seen.split("\n")
+        record = "\n".join((refused, f"{other} {key}", "1 -100 1 -400", f"{names} -"))
+        redis_client.hset(flight, attempt_id, record)
         redis_client.hincrby(other, "available", -100)
         redis_client.hincrby(other, "pending_debit", 100)
-        redis_client.hset(flight, attempt_id, f"{held} {other}")
-        return seen
+        return is_void
 
-    monkeypatch.setattr(worker.reaper._admission, "inspect", inspect_and_reserve)
+    monkeypatch.setattr(store, "void_attempt", void_and_reserve)
     await worker.reaper.step()
     clock.now = AGE_S
-    assert (await worker.reaper.step()).released == 1
-    monkeypatch.undo()
-    worker.reaper._clock = clock
-    await worker.reaper.step()
-    clock.now = 2 * AGE_S
-    assert (await worker.reaper.step()).released == 1
+    with pytest.raises(errors.RedisUnavailable):
+        await worker.reaper.step()
+    monkeypatch.setattr(store, "void_attempt", void_attempt)
+
+    async def reaped() -> bool:
+        with contextlib.suppress(errors.RedisUnavailable):
+            return (await worker.reaper.step()).released == 2
+        return False
+
+    await eventually(reaped)
     assert reservations(redis_client) == []
+    assert await available(redis_client, "A") == 900
     assert await available(redis_client, "B") == 900
 
 
@@ -275,8 +285,6 @@ async def test_a_durable_credit_that_redis_was_not_told_of_can_be_spent(
     await left_over(services, monkeypatch, credit, journaled=True)
     assert (await services.ledger.balance("A")).available_minor == 1_100
     assert not (await services.ledger.post_transaction(request("A", "11"))).replayed
-    from app import errors
-
     with pytest.raises(errors.InsufficientAvailable):
         await services.ledger.post_transaction(request("A", "0.01"))
 
@@ -284,8 +292,6 @@ async def test_a_durable_credit_that_redis_was_not_told_of_can_be_spent(
 async def test_a_credit_that_is_not_durable_yet_covers_nothing(
     services: Services, open_account: OpenAccount, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from app import errors
-
     await open_account("A", "1.00")
     await left_over(services, monkeypatch, request("A", "10", "credit"), journaled=False)
     with pytest.raises(errors.InsufficientAvailable) as refused:
@@ -315,3 +321,45 @@ async def test_an_attempt_that_meets_its_tombstone_gives_back_what_it_holds(
     await eventually(lambda: not reservations(redis_client))
     assert await available(redis_client, "A") == 600
     assert redis_client.keys("subbalance:*:flight") == []
+
+
+@pytest.mark.parametrize("extent", ["all", "each"])
+async def test_a_part_that_meets_its_tombstone_gives_back_what_it_holds(
+    services: Services,
+    worker: WorkerServices,
+    open_account: OpenAccount,
+    redis_client: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    extent: str,
+) -> None:
+    """The tombstone was for what the reaper saw; the part is decided anew, and once."""
+    await open_account("A", "10.00")
+    journal = pipeline_of(services)._journal
+    write = journal.write
+
+    async def void_first(ruling: Any, attempt_id: int, *arguments: Any, **more: Any) -> Any:
+        monkeypatch.setattr(journal, "write", write)
+        assert await worker.reaper._store.void_attempt(attempt_id)
+        return await write(ruling, attempt_id, *arguments, **more)
+
+    monkeypatch.setattr(journal, "write", void_first)
+    asked = [request("A", "4"), request("A", "1"), request("A", "2", "credit")]
+    answers = await services.ledger.post_transactions(asked, "k", atomic=extent == "all")
+    assert all(isinstance(answer, Acceptance) for answer in answers)
+    await eventually(lambda: not reservations(redis_client))
+    assert await available(redis_client, "A") == 700
+    assert redis_client.keys("subbalance:*:flight") == []
+
+
+@pytest.mark.parametrize("atomic", [True, False])
+async def test_a_part_that_is_a_repetition_gives_back_what_it_holds(
+    services: Services, open_account: OpenAccount, redis_client: Any, atomic: bool
+) -> None:
+    await open_account("A", "10.00")
+    asked = [request("A", "4"), request("A", "1")]
+    first, again = [
+        await services.ledger.post_transactions(asked, "k", atomic=atomic) for _ in range(2)
+    ]
+    assert [answer.replayed for answer in [*first, *again]] == [False] * 2 + [True] * 2  # type: ignore[union-attr]
+    await eventually(lambda: not reservations(redis_client))
+    assert await available(redis_client, "A") == 500

@@ -1,6 +1,7 @@
 """A Sentinel set of local processes, 1 master, 2 replicas, 3 sentinels, fails over under load."""
 
 import asyncio
+import contextlib
 import subprocess
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
@@ -14,6 +15,8 @@ import redis as redis_sync
 from app import errors
 from app.bootstrap import open_services, open_worker_services
 from app.infra.embedded import find_redis_binaries
+from app.infra.redis import REDIS_ERRORS, open_redis
+from app.infra.redis_line import RedisLine
 from app.ledger.codes import Mode
 from app.ledger.model import Acceptance, AccountRequest
 from app.settings import Settings
@@ -148,3 +151,27 @@ async def test_a_failover_under_load_loses_and_doubles_nothing(
         assert available == 100_000 - 100 - len(accepted)
         assert pipeline_of(services)._mode.current.mode is Mode.REDIS
         assert (await services.ledger.verify()).is_clean
+
+
+async def test_a_line_follows_a_failover_to_the_new_master(sentinel_set: SentinelSet) -> None:
+    """What was outstanding fails, and nothing is written to a server that is no master."""
+    async with open_redis(sentinel_set.url, 300, connections=4) as client:
+        line = RedisLine(client)
+        assert await line.call("SET", "written", "by") == "OK"
+        before = await line.call("CONFIG", "GET", "port")
+        outstanding = asyncio.ensure_future(line.call("BLPOP", "never", "0"))
+        await asyncio.sleep(0.05)
+        sentinel_set.nodes[0].kill()
+        with pytest.raises(redis_sync.RedisError):
+            await outstanding
+
+        async def is_written() -> bool:
+            with contextlib.suppress(*REDIS_ERRORS):
+                return await line.call("SET", "written", "again") == "OK"
+            return False
+
+        await eventually(is_written, 30)
+        assert await line.call("CONFIG", "GET", "port") != before
+        assert (await line.call("ROLE"))[0] == "master"
+        pool = client.connection_pool
+        await eventually(lambda: len(pool._in_use_connections) == 1)

@@ -10,7 +10,7 @@ import pytest
 from app.bootstrap import Services, WorkerServices
 from app.ledger.model import Mismatch, Verification
 from tests.conftest import OpenAccount, eventually
-from tests.failure.conftest import reservations
+from tests.failure.conftest import put_in_flight, reservations
 from tests.integration.test_transactions import outcomes, request
 
 
@@ -235,9 +235,7 @@ async def test_a_reservation_nobody_ends_is_a_mismatch(
     await services.ledger.post_transaction(request("A", "1"))
     await eventually(lambda: not reservations(redis_client))
     (key,) = redis_client.keys("subbalance:*:account:A")
-    redis_client.hset(key, mapping={"f:#9.9": "77 -100"})
-    redis_client.hincrby(key, "available", -100)
-    redis_client.hincrby(key, "pending_debit", 100)
+    put_in_flight(redis_client, key, 77, -100)
     verifier = services.ledger._verifier
     now = 0.0
     verifier._comparison._clock = lambda: now

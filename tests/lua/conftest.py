@@ -21,7 +21,8 @@ def server(request: pytest.FixtureRequest, servers_folder: Path) -> Iterator[Emb
     server.stop()
 
 
-WITH_FLIGHTS = {"admit", "confirm"}
+OWN = ("0", "99")
+WITH_FLIGHTS = {"admit", "confirm", "flights", "inspect"}
 
 
 class Scripts:
@@ -55,28 +56,51 @@ class Scripts:
         return await self.call("load", [account], available, available, "0", pending_debit, "0")
 
     async def admit(
-        self, account: str, *items: str, attempt: str = "1", balance_max: str = str(9 * 10**18)
+        self,
+        account: str,
+        *changes: str,
+        attempt: str = "1",
+        balance_max: str = str(9 * 10**18),
+        extent: str = "each",
     ) -> list[str]:
-        """Admit (name, change) pairs on one account; returns the words."""
+        """Admit changes on one account; returns a word for each."""
+        names = " ".join("-" for _ in changes)
         reply = await self.numbered(
-            "admit", [account], attempt, balance_max, str(len(items) // 2), *items
+            "admit",
+            [account],
+            attempt,
+            balance_max,
+            extent,
+            *OWN,
+            names,
+            str(len(changes)),
+            *changes,
         )
-        assert isinstance(reply, list)
-        assert reply[0] == "done", reply
-        return reply[1]
+        return words_of(reply, len(changes))
 
-    async def confirm(
-        self, account: str, *items: str, attempt: str = "1", extent: str = "whole"
-    ) -> object:
-        count = str(len(items) // 2)
-        return await self.numbered("confirm", [account], attempt, extent, count, *items)
+    async def confirm(self, account: str, outcome: str, *others: str, attempt: str = "1") -> object:
+        return await self.numbered("confirm", [account], attempt, outcome, *others)
 
     async def fields(self, account: str) -> dict[str, str]:
         return await self.redis.hgetall(self.account(account))
 
+    async def attempts(self) -> set[str]:
+        """The attempts in flight."""
+        return set(await self.redis.hkeys(self.flight_key))
+
     @staticmethod
     def account(name: str) -> str:
         return f"subbalance:{{0}}:1:account:{name}"
+
+
+def words_of(reply: object, count: int) -> list[str]:
+    """Turn admit's answer into a word for each item."""
+    assert isinstance(reply, list)
+    assert reply[0] == "done", reply
+    words = ["admitted"] * count
+    for position, word in zip(reply[1], reply[2], strict=True):
+        words[position - 1] = word
+    return words
 
 
 @pytest.fixture

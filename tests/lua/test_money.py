@@ -3,8 +3,10 @@
 import random
 
 import pytest
+from redis.exceptions import ResponseError
 
-from tests.lua.conftest import Scripts
+from app.ledger.flights import Flight, FlightRecord, read_record
+from tests.lua.conftest import OWN, Scripts
 
 LARGEST = str(9 * 10**18)
 AROUND_2_53 = [2**53 - 1, 2**53, 2**53 + 1]
@@ -27,11 +29,10 @@ async def test_a_debit_is_admitted_exactly_when_it_fits(
     scripts: Scripts, available: str, amount: str, word: str
 ) -> None:
     await scripts.load("A", available)
-    assert await scripts.admit("A", "k", f"-{amount}") == [word]
+    assert await scripts.admit("A", f"-{amount}") == [word]
     left = int(available) - int(amount) if word == "admitted" else int(available)
-    fields = await scripts.fields("A")
-    assert fields["available"] == str(left)
-    assert ("f:k" in fields) == (word == "admitted")
+    assert (await scripts.fields("A"))["available"] == str(left)
+    assert await scripts.attempts() == ({"1"} if word == "admitted" else set())
 
 
 async def test_amounts_stay_exact_for_random_pairs_of_1_to_19_digits(scripts: Scripts) -> None:
@@ -42,33 +43,45 @@ async def test_amounts_stay_exact_for_random_pairs_of_1_to_19_digits(scripts: Sc
     await scripts.load("A", str(available))
     for number in range(300):
         change = rng.choice([-1, 1]) * rng.randrange(1, 10 ** rng.randrange(1, 19))
-        (word,) = await scripts.admit("A", f"k{number}", str(change))
+        (word,) = await scripts.admit("A", str(change), attempt=str(number))
         if change < 0:
             assert word == ("admitted" if available + change >= 0 else "insufficient_available")
         else:
             assert word == (
                 "admitted" if available + change <= 9 * 10**18 else "balance_limit_exceeded"
             )
-        if word == "admitted":
-            await scripts.confirm("A", f"k{number}", "journaled")
+        outcome = rng.choice(["journaled", "released"])
+        await scripts.confirm("A", outcome, attempt=str(number))
+        if word == "admitted" and outcome == "journaled":
             available += change
-        assert (await scripts.fields("A"))["available"] == str(available)
+        fields = await scripts.fields("A")
+        assert (fields["available"], fields["incoming"]) == (str(available), "0")
 
 
 async def test_items_of_one_batch_see_each_other_in_order(scripts: Scripts) -> None:
     await scripts.load("A", "100")
-    words = await scripts.admit("A", "a", "-60", "b", "-60", "c", "-40")
+    words = await scripts.admit("A", "-60", "-60", "-40")
     assert words == ["admitted", "insufficient_available", "admitted"]
+    assert (await scripts.fields("A"))["available"] == "0"
+
+
+async def test_all_or_nothing_reserves_nothing_where_one_is_refused(scripts: Scripts) -> None:
+    await scripts.load("A", "100")
+    before = await scripts.fields("A")
+    words = await scripts.admit("A", "-60", "-60", "5", extent="all")
+    assert words == ["admitted", "insufficient_available", "admitted"]
+    assert (await scripts.fields("A"), await scripts.attempts()) == (before, set())
+    assert await scripts.admit("A", "-60", "-40", "5", extent="all") == ["admitted"] * 3
     assert (await scripts.fields("A"))["available"] == "0"
 
 
 async def test_a_credit_is_spendable_only_when_confirmed(scripts: Scripts) -> None:
     await scripts.load("A", "0")
-    assert await scripts.admit("A", "c", "50") == ["admitted"]
-    assert await scripts.admit("A", "d", "-1", attempt="2") == ["credit_in_flight"]
-    assert await scripts.admit("A", "d", "-51", attempt="2") == ["insufficient_available"]
-    await scripts.confirm("A", "c", "journaled")
-    assert await scripts.admit("A", "d", "-50", attempt="3") == ["admitted"]
+    assert await scripts.admit("A", "50") == ["admitted"]
+    assert await scripts.admit("A", "-1", attempt="2") == ["credit_in_flight"]
+    assert await scripts.admit("A", "-51", attempt="2") == ["insufficient_available"]
+    await scripts.confirm("A", "journaled")
+    assert await scripts.admit("A", "-50", attempt="3") == ["admitted"]
     fields = await scripts.fields("A")
     assert (fields["pending_credit"], fields["pending_debit"], fields["incoming"]) == (
         "50",
@@ -79,25 +92,32 @@ async def test_a_credit_is_spendable_only_when_confirmed(scripts: Scripts) -> No
 
 async def test_credits_on_their_way_count_against_the_largest_balance(scripts: Scripts) -> None:
     await scripts.load("A", "10")
-    words = [
-        (await scripts.numbered("admit", ["A"], "1", "100", "1", name, change))[1]
-        for name, change in (("a", "60"), ("b", "31"), ("c", "30"))
-    ]
-    assert words == [["admitted"], ["balance_limit_exceeded"], ["admitted"]]
+    words = await scripts.admit("A", "60", "31", "30", balance_max="100")
+    assert words == ["admitted", "balance_limit_exceeded", "admitted"]
 
 
-async def test_an_attempt_sent_again_reserves_once(scripts: Scripts) -> None:
+async def test_an_attempt_sent_again_reserves_once_and_is_told_the_same(scripts: Scripts) -> None:
     await scripts.load("A", "100")
     for _ in range(3):
-        assert await scripts.admit("A", "k", "-60") == ["admitted"]
-    assert (await scripts.fields("A"))["available"] == "40"
+        words = await scripts.admit("A", "-60", "-50", "-30", "7")
+        assert words == ["admitted", "insufficient_available", "admitted", "admitted"]
+    fields = await scripts.fields("A")
+    assert (fields["available"], fields["incoming"]) == ("10", "7")
 
 
-async def test_a_name_in_flight_for_another_attempt_is_not_reserved_again(scripts: Scripts) -> None:
+async def test_refusals_come_with_the_names_that_others_have_in_flight(scripts: Scripts) -> None:
     await scripts.load("A", "100")
-    assert await scripts.admit("A", "k", "-60", attempt="1") == ["admitted"]
-    assert await scripts.admit("A", "k", "-60", attempt="11") == ["in_flight"]
-    assert (await scripts.fields("A"))["available"] == "40"
+    for attempt, own, name in (("1", OWN, "mine"), ("100", ("100", "199"), "k1 k2")):
+        await scripts.numbered("admit", ["A"], attempt, LARGEST, "each", *own, name, "1", "-30")
+    asked = ("2", LARGEST, "each", *OWN, "- -")
+    reply = await scripts.numbered("admit", ["A"], *asked, "1", "-60")
+    assert reply == ["done", [1], ["insufficient_available"], ["40"], ["k1 k2"]]
+    for _ in range(2):
+        reply = await scripts.numbered("admit", ["A"], *asked, "2", "-60", "-40")
+        assert reply == ["done", [1], ["insufficient_available"], ["40"], ["k1 k2"]]
+    await scripts.numbered("confirm", ["A"], "100", "released")
+    reply = await scripts.numbered("admit", ["A"], "3", LARGEST, "each", *OWN, "-", "1", "-60")
+    assert reply == ["done", [1], ["insufficient_available"], ["30"], []]
 
 
 @pytest.mark.parametrize(
@@ -113,41 +133,99 @@ async def test_confirm_acts_once_and_only_for_its_attempt(
     scripts: Scripts, change: str, outcome: str, available: str, incoming: str
 ) -> None:
     await scripts.load("A", "100")
-    await scripts.admit("A", "k", change, attempt="1")
+    await scripts.admit("A", change, attempt="1")
     reserved = await scripts.fields("A")
-    await scripts.confirm("A", "k", outcome, attempt="2")
+    await scripts.confirm("A", outcome, attempt="2")
     assert await scripts.fields("A") == reserved
     for _ in range(2):
-        await scripts.confirm("A", "k", outcome, attempt="1")
+        await scripts.confirm("A", outcome, attempt="1")
     fields = await scripts.fields("A")
-    assert (fields["available"], fields["incoming"], "f:k" in fields) == (
-        available,
-        incoming,
-        False,
-    )
+    assert (fields["available"], fields["incoming"]) == (available, incoming)
+    assert await scripts.attempts() == set()
+
+
+async def test_confirm_gives_back_what_has_the_other_outcome(scripts: Scripts) -> None:
+    """Items are counted among the admitted ones, as the journal counts them."""
+    await scripts.load("A", "100")
+    words = await scripts.admit("A", "-70", "-50", "-20", "8", "9")
+    assert words == ["admitted", "insufficient_available", "admitted", "admitted", "admitted"]
+    assert await scripts.confirm("A", "journaled", "1", "3") == "done"
+    fields = await scripts.fields("A")
+    names = ("available", "incoming", "pending_debit", "pending_credit")
+    assert [fields[name] for name in names] == ["38", "0", "70", "8"]
+
+
+async def test_journaled_debits_are_confirmed_without_their_accounts(scripts: Scripts) -> None:
+    await scripts.load("A", "100")
+    await scripts.admit("A", "-60")
+    reserved = await scripts.fields("A")
+    assert await scripts.numbered("confirm", [], "1", "journaled") == "done"
+    assert (await scripts.fields("A"), await scripts.attempts()) == (reserved, set())
+
+
+async def test_confirm_refuses_accounts_that_are_not_the_attempts(scripts: Scripts) -> None:
+    for account in ("A", "B"):
+        await scripts.load(account, "100")
+    await scripts.admit("A", "-60")
+    with pytest.raises(ResponseError, match="not the accounts of attempt 1"):
+        await scripts.confirm("B", "released")
+    assert await scripts.attempts() == {"1"}
 
 
 async def test_a_delayed_copy_of_an_old_call_does_nothing(scripts: Scripts) -> None:
     await scripts.load("A", "100")
-    old = ("s", "1", "1", LARGEST, "1", "k", "-60")
+    old = ("s", "1", "1", LARGEST, "each", *OWN, "-", "1", "-60")
     await scripts.call("admit", ["A"], *old)
-    await scripts.call("confirm", ["A"], "s", "2", "1", "whole", "1", "k", "released")
-    assert await scripts.call("admit", ["A"], *old) == ["stale", [], []]
-    late = ("s", "1", "1", "whole", "1", "k", "journaled")
-    assert await scripts.call("confirm", ["A"], *late) == "stale"
+    await scripts.call("confirm", ["A"], "s", "2", "1", "released")
+    assert await scripts.call("admit", ["A"], *old) == ["stale", [], [], [], []]
+    assert await scripts.call("confirm", ["A"], "s", "1", "1", "journaled") == "stale"
     assert (await scripts.fields("A"))["available"] == "100"
+
+
+async def test_a_copy_of_a_sending_that_was_told_again_does_nothing(scripts: Scripts) -> None:
+    """Of three sendings the second is delayed until the attempt is in flight no more."""
+    await scripts.load("A", "100")
+    items = ("1", LARGEST, "each", *OWN, "-", "1", "60")
+    for number in ("1", "3"):
+        reply = await scripts.call("admit", ["A"], "s", number, *items)
+        assert reply == ["done", [], [], [], []]
+    await scripts.call("confirm", ["A"], "another", "1", "1", "journaled")
+    assert await scripts.call("admit", ["A"], "s", "2", *items) == ["stale", [], [], [], []]
+    fields = await scripts.fields("A")
+    assert (fields["available"], fields["incoming"]) == ("160", "0")
+
+
+async def test_flights_reads_the_attempts_that_are_asked_for(scripts: Scripts) -> None:
+    await scripts.load("A", "100")
+    for attempt in ("1", "2", "3"):
+        await scripts.admit("A", "-1", attempt=attempt)
+    for asked, found in (([], {"1", "2", "3"}), (["3", "4", "1"], {"1", "3"}), (["4"], set())):
+        reply = await scripts.call("flights", [], *asked)
+        assert isinstance(reply, list)
+        assert (reply[0], set(reply[1][::2])) == ("done", found)
+
+
+@pytest.mark.parametrize("account", ["A", "B"], ids=["refused", "unloaded"])
+async def test_a_delayed_copy_of_a_call_that_changed_nothing_does_nothing(
+    scripts: Scripts, account: str
+) -> None:
+    await scripts.load("A", "10")
+    old = ("s", "1", "1", LARGEST, "each", *OWN, "-", "1", "-60")
+    await scripts.call("admit", [account], *old)
+    await scripts.load("B", "100")
+    await scripts.redis.hset(scripts.account("A"), "available", "100")
+    assert await scripts.call("admit", [account], *old) == ["stale", [], [], [], []]
 
 
 async def test_without_its_token_an_epoch_is_fenced(scripts: Scripts) -> None:
     await scripts.load("A", "100")
     await scripts.redis.delete(scripts.epoch_key)
     before = await scripts.fields("A")
-    assert (await scripts.numbered("admit", ["A"], "1", LARGEST, "1", "k", "-60")) == [
-        "fenced",
-        [],
-        [],
-    ]
-    assert await scripts.numbered("confirm", ["A"], "1", "whole", "1", "k", "journaled") == "fenced"
+    admitted = await scripts.numbered("admit", ["A"], "1", LARGEST, "each", *OWN, "-", "1", "-60")
+    assert admitted == ["fenced", [], [], [], []]
+    assert await scripts.numbered("confirm", ["A"], "1", "journaled") == "fenced"
+    assert await scripts.call("inspect", ["A"]) == ["fenced", [], [], []]
+    assert await scripts.call("flights", []) == ["fenced", []]
     assert await scripts.call("load", ["B"], "1", "1", "0", "0", "0") == ["fenced", []]
     assert await scripts.call("refresh", ["A"], "0", "1", "1", "0", "0") == ["fenced", [], []]
     assert await scripts.fields("A") == before
@@ -165,8 +243,10 @@ async def test_another_redis_identity_is_fenced_even_with_its_token(
     foreign = " ".join(words)
     if part < 2:
         await scripts.redis.hset(scripts.epoch_key, "identity", foreign)
-    reply = await scripts.numbered("admit", ["A"], "1", LARGEST, "1", "k", "-60", identity=foreign)
-    assert reply == ["fenced", [], []]
+    reply = await scripts.numbered(
+        "admit", ["A"], "1", LARGEST, "each", *OWN, "-", "1", "-60", identity=foreign
+    )
+    assert reply == ["fenced", [], [], [], []]
 
 
 async def test_a_replica_is_fenced(scripts: Scripts) -> None:
@@ -174,32 +254,49 @@ async def test_a_replica_is_fenced(scripts: Scripts) -> None:
     await scripts.redis.config_set("replica-read-only", "no")
     await scripts.redis.execute_command("REPLICAOF", "127.0.0.1", "1")
     try:
-        reply = await scripts.numbered("admit", ["A"], "1", LARGEST, "1", "k", "-60")
-        assert reply == ["fenced", [], []]
+        reply = await scripts.numbered("admit", ["A"], "1", LARGEST, "each", *OWN, "-", "1", "-60")
+        assert reply == ["fenced", [], [], [], []]
     finally:
         await scripts.redis.execute_command("REPLICAOF", "NO", "ONE")
         await scripts.redis.config_set("replica-read-only", "yes")
 
 
 async def test_the_first_load_wins_and_a_vanished_account_is_noticed(scripts: Scripts) -> None:
-    assert await scripts.admit("A", "k", "-1") == ["unloaded"]
+    item = ("1", LARGEST, "each", *OWN, "-", "1", "-1")
+    assert await scripts.numbered("admit", ["A"], *item) == ["unloaded", [1], [], [], []]
     assert await scripts.load("A", "100") == ["done", ["loaded"]]
     assert await scripts.load("A", "999") == ["done", ["present"]]
     assert (await scripts.fields("A"))["available"] == "100"
     await scripts.redis.delete(scripts.account("A"))
-    assert await scripts.admit("A", "k", "-1") == ["vanished"]
+    assert await scripts.numbered("admit", ["A"], *item) == ["vanished", [], [], [], []]
     assert await scripts.load("A", "100") == ["done", ["vanished"]]
 
 
-async def test_where_one_account_vanished_no_other_is_reserved(scripts: Scripts) -> None:
-    for account in ("A", "B"):
-        await scripts.load(account, "100")
-    await scripts.redis.delete(scripts.account("B"))
-    items = ("1", "a", "-60", "1", "b", "-60")
-    reply = await scripts.numbered("admit", ["A", "B"], "1", LARGEST, *items)
-    assert reply == ["done", ["admitted", "vanished"], ["", ""]]
-    fields = await scripts.fields("A")
-    assert (fields["available"], "f:a" in fields) == ("100", False)
+@pytest.mark.parametrize("lost", [True, False], ids=["vanished", "unloaded"])
+async def test_where_one_account_is_missing_no_other_is_reserved(
+    scripts: Scripts, lost: bool
+) -> None:
+    await scripts.load("A", "100")
+    if lost:
+        await scripts.load("B", "100")
+        await scripts.redis.delete(scripts.account("B"))
+    items = ("1", LARGEST, "each", *OWN, "- -", "1", "-60", "1", "-60")
+    reply = await scripts.numbered("admit", ["A", "B"], *items)
+    assert reply == (["vanished", [], [], [], []] if lost else ["unloaded", [2], [], [], []])
+    assert (await scripts.fields("A"))["available"] == "100"
+    assert await scripts.attempts() == set()
+
+
+async def test_inspect_reads_accounts_and_what_is_in_flight(scripts: Scripts) -> None:
+    await scripts.load("A", "100")
+    await scripts.numbered("admit", ["A"], "7", LARGEST, "each", *OWN, "k1 k2", "2", "-60", "-50")
+    reply = await scripts.call("inspect", ["A", "B"])
+    assert isinstance(reply, list)
+    assert reply[:2] == ["done", ["present", "unloaded"]]
+    (record,) = [read_record(int(reply[3][0]), reply[3][1])]
+    assert record == FlightRecord(
+        7, (scripts.account("A"),), (Flight("A", 7, 0, -60),), frozenset({"k1", "k2"})
+    )
 
 
 async def test_refresh_moves_pending_to_settled_once_and_in_order(scripts: Scripts) -> None:
@@ -219,7 +316,7 @@ async def test_refresh_moves_pending_to_settled_once_and_in_order(scripts: Scrip
 
 async def test_no_money_key_expires(scripts: Scripts) -> None:
     await scripts.load("A", "100")
-    await scripts.admit("A", "k", "-60")
+    await scripts.admit("A", "-60")
     for key in await scripts.redis.keys("*"):
         assert await scripts.redis.ttl(key) == -1
 
@@ -231,4 +328,4 @@ async def test_a_token_of_another_opening_is_not_taken_over(scripts: Scripts) ->
 async def test_scripts_survive_a_script_flush(scripts: Scripts) -> None:
     await scripts.load("A", "100")
     await scripts.redis.script_flush()
-    assert await scripts.admit("A", "k", "-60") == ["admitted"]
+    assert await scripts.admit("A", "-60") == ["admitted"]

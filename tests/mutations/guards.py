@@ -4,11 +4,16 @@ from typing import NamedTuple
 
 FENCE = "lua/include/fence.lua"
 RELIABILITY = "sql/migrations/0002_ledger_reliability.sql"
+BATCHES = "sql/migrations/0003_ledger_batches.sql"
 LUA_MONEY = "tests/lua/test_money.py"
 JOURNAL = "tests/sql/test_journal.py"
 DECIDE = "tests/sql/test_decide.py"
+SQL_PARTS = "tests/sql/test_parts.py"
+BULK = "tests/api/test_bulk.py"
 REAPER = "tests/failure/test_reaper.py"
 FALLBACK = "tests/failure/test_fallback.py"
+TWINS = "tests/failure/test_twins.py"
+LOST_REPLIES = "tests/failure/test_lost_replies.py"
 
 
 class Guard(NamedTuple):
@@ -73,12 +78,12 @@ GUARDS = (
     ),
     Guard(
         "separate_statements",
-        RELIABILITY,
+        BATCHES,
         "    PERFORM enter_fence_v1(p_shard);\n"
-        "    v_rules := epoch_rules_v1(p_shard, p_epoch, p_word, 'redis');\n",
-        "    SELECT s.epoch = p_epoch AND s.redis_token = p_word AND s.mode = 'redis'\n"
-        "           AND s.postgres_identity = postgres_identity_v1() INTO v_rules\n"
-        "      FROM enter_fence_v1(p_shard) f, ledger_shards s WHERE s.shard = p_shard;\n",
+        "    IF epoch_rules_v1(p_shard, p_epoch, p_word, 'redis') THEN\n",
+        "    IF (SELECT s.epoch = p_epoch AND s.redis_token = p_word AND s.mode = 'redis'\n"
+        "               AND s.postgres_identity = postgres_identity_v1()\n"
+        "          FROM enter_fence_v1(p_shard) f, ledger_shards s WHERE s.shard = p_shard) THEN\n",
         JOURNAL,
     ),
     Guard(
@@ -86,6 +91,14 @@ GUARDS = (
         RELIABILITY,
         "IF v_count = cardinality(p_key_items) THEN",
         "IF true THEN",
+        JOURNAL,
+    ),
+    Guard(
+        "used_keys_are_claimed_one_by_one",
+        BATCHES,
+        "    RETURN claim_keys_v1(p_batch_seq, p_account_nos, p_key_items, p_key_scopes,"
+        " p_key_names);\nEND $$;",
+        "    RETURN '{}';\nEND $$;",
         JOURNAL,
     ),
     Guard(
@@ -102,17 +115,96 @@ GUARDS = (
         REAPER,
     ),
     Guard(
-        "attempt_matching",
+        "told_again",
+        "lua/admit.lua",
+        "if record then\n",
+        "if false then\n",
+        LOST_REPLIES,
+    ),
+    Guard(
+        "record_acts_once",
         "lua/confirm.lua",
-        "if holder == attempt then",
-        "if holder then",
-        LUA_MONEY,
+        "redis.call('HDEL', flight_key, attempt)\n",
+        "redis.call('HDEL', flight_key, attempt)\n"
+        "local old = 'old:' .. attempt\n"
+        "if record then redis.call('HSET', epoch_key, old, record) end\n"
+        "record = record or redis.call('HGET', epoch_key, old)\n"
+        "refused_json, keys_text, items_text ="
+        " string.match(record or '', '^([^\\n]*)\\n([^\\n]*)\\n([^\\n]*)')\n",
+        LOST_REPLIES,
+    ),
+    Guard(
+        "accounts_of_the_record",
+        "lua/confirm.lua",
+        "keys_text ~= table.concat(KEYS, ' ', 3)",
+        "false",
+        REAPER,
+    ),
+    Guard(
+        "numbers_of_nothing_reserved",
+        "lua/admit.lua",
+        "redis.call('HSET', epoch_key, 'slot:' .. slot, number)\nif #unloaded",
+        "if #writes > 0 then redis.call('HSET', epoch_key, 'slot:' .. slot, number) end\n"
+        "if #unloaded",
+        TWINS,
+    ),
+    Guard(
+        "numbers_of_accounts_not_loaded",
+        "lua/admit.lua",
+        "redis.call('HSET', epoch_key, 'slot:' .. slot, number)\nif #unloaded",
+        "if #unloaded == 0 then redis.call('HSET', epoch_key, 'slot:' .. slot, number) end\n"
+        "if #unloaded",
+        TWINS,
+    ),
+    Guard(
+        "numbers_of_what_is_told_again",
+        "lua/admit.lua",
+        "if record then\n  redis.call('HSET', epoch_key, 'slot:' .. slot, number)\n",
+        "if record then\n",
+        TWINS,
+    ),
+    Guard(
+        "names_in_flight",
+        "app/ledger/refusals.py",
+        "any(identity.text in others for identity in item.identities)",
+        "False",
+        TWINS,
+    ),
+    Guard(
+        "names_at_once",
+        "lua/admit.lua",
+        "return {'done', refused[1], refused[2], refused[3], refused[4]}",
+        "return {'done', refused[1], refused[2], refused[3], names_of_others(#refused[1])}",
+        TWINS,
+    ),
+    Guard(
+        "names_of_parts_in_flight",
+        "app/ledger/part.py",
+        "any(identity.text in names for identity in self.identities)",
+        "False",
+        TWINS,
+    ),
+    Guard(
+        "parts_in_flight_are_not_refused_in_part",
+        "app/ledger/part_pipeline.py",
+        "if refused and admitted and part.is_among(admittance.others):",
+        "if False:",
+        TWINS,
+    ),
+    Guard(
+        "repetitions_tell_of_credits",
+        "app/ledger/pipeline.py",
+        "            found = await self._find(duplicates)\n"
+        "            await self._tell_of_credits(slot, ruling, duplicates, found)\n",
+        "            found = await self._find(duplicates)\n",
+        TWINS,
     ),
     Guard(
         "credit_wait",
         "lua/admit.lua",
-        "    account.incoming = incoming\n",
-        "    account.incoming, account.available = incoming, add(account.available, change)\n",
+        "coming_high, coming_low, credited = sum_high, sum_low, true\n",
+        "coming_high, coming_low, credited = sum_high, sum_low, true\n"
+        "          high, low = add(high, low, change_high, change_low)\n",
         LUA_MONEY,
     ),
     Guard(
@@ -131,7 +223,7 @@ GUARDS = (
     ),
     Guard(
         "number_under_locks",
-        RELIABILITY,
+        BATCHES,
         "        PERFORM FROM accounts a WHERE a.account_no = ANY (p_account_nos)"
         " ORDER BY a.account_no FOR NO KEY UPDATE;\n",
         "",
@@ -139,14 +231,148 @@ GUARDS = (
     ),
     Guard(
         "refusal_record",
-        RELIABILITY,
-        "IF cardinality(v_left_out) = v_count AND NOT p_is_repeated THEN",
-        "IF cardinality(v_left_out) = v_count THEN",
+        BATCHES,
+        "p_key_scopes, p_key_names, p_is_repeated);",
+        "p_key_scopes, p_key_names, false);",
         DECIDE,
     ),
     Guard(
+        "refusal_record_of_a_part",
+        BATCHES,
+        "p_key_scopes, p_key_names, p_is_repeated);",
+        "p_key_scopes, p_key_names, false);",
+        SQL_PARTS,
+    ),
+    Guard(
+        "part_key_before_journal",
+        BATCHES,
+        "    IF NOT claim_request_v1(accepted_seq, p_request_scope, p_request_key,"
+        " p_request_name, p_request_digest) THEN\n"
+        "        outcome := 'duplicate';\n    ELSE\n",
+        "    IF false THEN\n        outcome := 'duplicate';\n    ELSE\n",
+        SQL_PARTS,
+    ),
+    Guard(
+        "part_key_before_deciding",
+        BATCHES,
+        "    IF NOT claim_request_v1(accepted_seq, p_request_scope, p_request_key,"
+        " p_request_name, p_request_digest) THEN\n"
+        "        PERFORM undo_batch_v1(",
+        "    IF false THEN\n        PERFORM undo_batch_v1(",
+        SQL_PARTS,
+    ),
+    Guard(
+        "duplicate_undoes",
+        BATCHES,
+        "    IF outcome = 'duplicate' THEN\n        PERFORM undo_batch_v1(accepted_seq,"
+        " p_request_scope, p_request_key, p_request_name, p_key_scopes, p_key_names, false);\n",
+        "    IF outcome = 'duplicate' THEN\n",
+        SQL_PARTS,
+    ),
+    Guard(
+        "duplicate_undoes_decision",
+        BATCHES,
+        "p_key_names, false);\n        outcome := 'duplicate';\n        RETURN;",
+        "p_key_names, true);\n        outcome := 'duplicate';\n        RETURN;",
+        SQL_PARTS,
+    ),
+    Guard(
+        "undo_frees_keys",
+        BATCHES,
+        "WHERE i.scope = k.scope AND i.name = k.name AND i.batch_seq = p_batch_seq;",
+        "WHERE false;",
+        SQL_PARTS,
+    ),
+    Guard(
+        "undo_spares_keys_of_others",
+        BATCHES,
+        "WHERE i.scope = k.scope AND i.name = k.name AND i.batch_seq = p_batch_seq;",
+        "WHERE i.scope = k.scope AND i.name = k.name;",
+        SQL_PARTS,
+    ),
+    Guard(
+        "atomic_journal",
+        BATCHES,
+        "CASE WHEN p_extent = 'all' AND duplicate_items <> '{}' THEN 'duplicate'",
+        "CASE WHEN false THEN 'duplicate'",
+        SQL_PARTS,
+    ),
+    Guard(
+        "atomic_decision",
+        BATCHES,
+        "CASE WHEN p_extent = 'all' AND v_left_out <> '{}' THEN 'refused'",
+        "CASE WHEN false THEN 'refused'",
+        SQL_PARTS,
+    ),
+    Guard(
+        "atomic_admission",
+        "lua/admit.lua",
+        "if extent == 'each' or #positions == 0 then",
+        "if true then",
+        LUA_MONEY,
+    ),
+    Guard(
+        "refusals_in_the_same_commit",
+        BATCHES,
+        "cardinality(p_account_nos), p_changes_minor, p_request_digest, p_refusals::jsonb,",
+        "cardinality(p_account_nos), p_changes_minor, p_request_digest, '[]'::jsonb,",
+        SQL_PARTS,
+    ),
+    Guard(
+        "decided_refusals_in_the_same_commit",
+        BATCHES,
+        "refusals = p_refusals::jsonb || (",
+        "refusals = p_refusals::jsonb || NULLIF(p_refusals::jsonb, p_refusals::jsonb) || (",
+        SQL_PARTS,
+    ),
+    Guard(
+        "remembered_for_ever",
+        BATCHES,
+        "       AND (NEW.changes_minor, NEW.request_digest, NEW.refusals)\n"
+        "           IS NOT DISTINCT FROM"
+        " (OLD.changes_minor, OLD.request_digest, OLD.refusals) THEN\n",
+        "       THEN\n",
+        SQL_PARTS,
+    ),
+    Guard(
+        "digest_at_the_claim",
+        BATCHES,
+        "AND k.item_no = -1 AND b.request_digest = p_digest) THEN",
+        "AND k.item_no = -1) THEN",
+        SQL_PARTS,
+    ),
+    Guard(
+        "digest_is_compared",
+        "app/ledger/part.py",
+        "stored is None or stored.digest != self.digest",
+        "stored is None",
+        BULK,
+    ),
+    Guard(
+        "refused_numbers_are_skipped",
+        "app/ledger/part.py",
+        "item_no += stored.mode is Mode.POSTGRES",
+        "item_no += 1",
+        FALLBACK,
+    ),
+    Guard(
+        "release_of_a_part_not_journaled",
+        "app/ledger/part_pipeline.py",
+        "        await self._pipeline.release(slot, ruling, attempt)\n"
+        "        return word is Journaled.DUPLICATE",
+        "        return word is Journaled.DUPLICATE",
+        REAPER,
+    ),
+    Guard(
+        "refusals_of_parts_are_fenced",
+        "app/ledger/part_pipeline.py",
+        "rules = await self._store.epoch_rules(ruling.epoch, ruling.token, ruling.mode)",
+        "rules = True",
+        FALLBACK,
+    ),
+    Guard(
         "claim_before_deciding",
-        RELIABILITY,
+        BATCHES,
         "v_duplicates := claim_keys_v1(accepted_seq, p_account_nos, p_key_items, p_key_scopes,"
         " p_key_names);",
         "v_duplicates := '{}';",
@@ -155,22 +381,21 @@ GUARDS = (
     Guard(
         "release_on_void",
         "app/ledger/pipeline.py",
-        "                await self._release(slot, ruling, attempt_id, admitted)\n"
-        "                return [*again",
+        "                await self.release(slot, ruling, attempt)\n                return [*again",
         "                return [*again",
         REAPER,
     ),
     Guard(
         "refusals_are_fenced",
-        "app/ledger/pipeline.py",
+        "app/ledger/refusals.py",
         "self._store.epoch_rules(ruling.epoch, ruling.token, ruling.mode),",
         "asyncio.sleep(0, True),",
         FALLBACK,
     ),
     Guard(
         "untold_credits",
-        "app/ledger/pipeline.py",
-        "credited = await self._tell_of_untold(slot, ruling, refused) if rules else set()",
+        "app/ledger/refusals.py",
+        "credited = await self.credited(slot, ruling, short) if rules else set()",
         "credited = set()",
         REAPER,
     ),
@@ -180,13 +405,6 @@ GUARDS = (
         '            await connection.execute(VERIFY_QUERIES["hold_fence"], SHARD)\n',
         "",
         "tests/integration/test_verify.py",
-    ),
-    Guard(
-        "reaper_list",
-        "app/ledger/reaper.py",
-        "attempt_id, outcomes, keys)",
-        'attempt_id, outcomes, "whole")',
-        REAPER,
     ),
     Guard(
         "compare_and_set",

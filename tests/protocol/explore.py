@@ -9,7 +9,8 @@ from typing import NamedTuple
 
 from tests.protocol.guarantees import broken_guarantee
 from tests.protocol.reduction import reduced
-from tests.protocol.requests import Step, request_steps
+from tests.protocol.requests import request_steps
+from tests.protocol.sending import Step
 from tests.protocol.surroundings import arrivals, surrounding_steps
 from tests.protocol.world import State, World
 

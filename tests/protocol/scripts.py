@@ -1,6 +1,6 @@
 """What the scripts do in Redis, each at one instant: open, load, admit, confirm."""
 
-from tests.protocol.world import Account, Copy, Entry, Keys, Redis, Reservation, Ruling, World
+from tests.protocol.world import Copy, Entry, Keys, Record, Redis, Ruling, World
 
 
 def keys_for(world: World, redis: Redis, ruling: Ruling) -> Keys | None:
@@ -33,13 +33,22 @@ def execute(world: World, redis: Redis, call: Copy, outstanding: int) -> tuple[s
     newest = dict(keys.newest).get(call.slot, 0)
     if world.guards.sending_numbers and call.number and newest >= call.number:
         return "stale", redis
-    word, keys = (_admit if call.script == "admit" else _confirm)(world, keys, call)
+    word, after = (_admit if call.script == "admit" else _confirm)(world, keys, call)
     if word == "vanished":
         return word, redis
     number = max(newest, call.number or outstanding)
-    if number != newest:
-        keys = keys._replace(newest=tuple(sorted({**dict(keys.newest), call.slot: number}.items())))
-    return word, _put(redis, keys)
+    if number != newest and _counts(world, keys, call, word):
+        newer = {**dict(after.newest), call.slot: number}
+        after = after._replace(newest=tuple(sorted(newer.items())))
+    return word, _put(redis, after)
+
+
+def _counts(world: World, before: Keys, call: Copy, word: str) -> bool:
+    """Tell whether a sending that was carried out makes the ones before it stale."""
+    if word in ("insufficient", "unloaded"):
+        return world.guards.refused_numbers
+    is_told_again = call.script == "admit" and _recorded(before, call.entry) is not None
+    return world.guards.told_numbers or not is_told_again
 
 
 def _put(redis: Redis, keys: Keys) -> Redis:
@@ -62,47 +71,56 @@ def _open(redis: Redis, ruling: Ruling) -> tuple[str, Redis]:
 
 
 def _load(world: World, keys: Keys, available: int) -> tuple[str, Keys]:
-    if keys.account is not None and world.guards.first_load:
+    if keys.available is not None and world.guards.first_load:
         return "present", keys
-    if keys.account is None and keys.is_loaded and world.guards.loaded_set:
+    if keys.available is None and keys.is_loaded and world.guards.loaded_set:
         return "vanished", keys
-    return "loaded", keys._replace(is_loaded=True, account=Account(available))
+    return "loaded", keys._replace(is_loaded=True, available=available)
+
+
+def _recorded(keys: Keys, entry: Entry | None) -> Record | None:
+    """The record of an attempt."""
+    return next((record for record in keys.flight if record.entry == entry), None)
 
 
 def _admit(world: World, keys: Keys, call: Copy) -> tuple[str, Keys]:
-    account, entry = keys.account, call.entry
+    """Another attempt of the same identity reserves as well: the journal lets one through."""
+    available, entry = keys.available, call.entry
     assert entry is not None
-    if account is None:
+    if world.guards.told_again and _recorded(keys, entry) is not None:
+        return "admitted", keys
+    if available is None:
         gone = keys.is_loaded and world.guards.loaded_set
         return ("vanished" if gone else "unloaded"), keys
-    for reservation in account.held:
-        if reservation.entry[0] == entry[0]:
-            return ("admitted" if reservation.entry == entry else "in_flight"), keys
-    if call.change < 0 and account.available + call.change < 0:
+    if call.change < 0 and available + call.change < 0:
         return "insufficient", keys
     counted = call.change if call.change < 0 or not world.guards.credit_wait else 0
-    held = account.held | {Reservation(entry, call.change)}
-    return "admitted", keys._replace(account=Account(account.available + counted, held))
+    flight = keys.flight | {Record(entry, call.change)}
+    return "admitted", keys._replace(available=available + counted, flight=flight)
 
 
 def _confirm(world: World, keys: Keys, call: Copy) -> tuple[str, Keys]:
-    account, entry = keys.account, call.entry
+    available, entry = keys.available, call.entry
     assert entry is not None
-    if account is None:
-        return "done", keys
     if call.script == "adjust":
-        return "done", keys._replace(account=Account(account.available + call.change, account.held))
-    available, mine = account.available, _matching(world, account, entry)
-    for reservation in mine:
-        change = reservation.change
+        adjusted = None if available is None else available + call.change
+        return "done", keys._replace(available=adjusted)
+    mine = _matching(world, keys, entry)
+    if not mine and not world.guards.record:
+        mine = frozenset({Record(entry, call.change)})
+    keys = keys._replace(flight=keys.flight - mine)
+    if available is None:
+        return "done", keys
+    for record in mine:
+        change = record.change
         if call.value == "journaled" and change > 0 and world.guards.credit_wait:
             available += change
         elif call.value == "released" and (change < 0 or not world.guards.credit_wait):
             available -= change
-    return "done", keys._replace(account=Account(available, account.held - mine))
+    return "done", keys._replace(available=available)
 
 
-def _matching(world: World, account: Account, entry: Entry) -> frozenset[Reservation]:
+def _matching(world: World, keys: Keys, entry: Entry) -> frozenset[Record]:
     if not world.guards.attempt:
-        return frozenset(one for one in account.held if one.entry[0] == entry[0])
-    return frozenset(one for one in account.held if one.entry == entry)
+        return frozenset(one for one in keys.flight if one.entry[0] == entry[0])
+    return frozenset(one for one in keys.flight if one.entry == entry)

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from tests.protocol import database, scripts
-from tests.protocol.requests import Step, outstanding, send, with_redis
+from tests.protocol.sending import Step, outstanding, send, with_redis
 from tests.protocol.world import Copy, Keys, Reaping, Redis, Ruling, State, Task, World
 
 
@@ -35,9 +35,9 @@ def _redis_faults(world: World, state: State, shard: int) -> Iterator[Step]:
         yield fault("is flushed", redis._replace(keys=()))
     if "key" in hazards:
         for position, keys in enumerate(redis.keys):
-            if keys.account is not None:
+            if keys.available is not None:
                 kept = list(redis.keys)
-                kept[position] = keys._replace(account=None)
+                kept[position] = keys._replace(available=None)
                 yield fault("loses the account's key", redis._replace(keys=tuple(kept)))
     if image is None and hazards & {"image", "failback"}:
         label = f"redis {shard}: its snapshot or replica is as it is now"
@@ -116,11 +116,11 @@ def _without_slot(keys: Keys, slot: int) -> Keys:
 
 
 def _reaping(world: World, state: State) -> Iterator[Step]:
-    """Look up a reservation, however young; commit a tombstone if need be; then tell Redis."""
+    """Look up an attempt, however young; commit a tombstone if need be; then tell Redis."""
     reaping = state.reaping
     if reaping is not None:
-        shard, ruling, entry, word = reaping
-        call = Copy("confirm", shard, ruling, entry=entry, value=word)
+        shard, ruling, (entry, change), word = reaping
+        call = Copy("confirm", shard, ruling, entry=entry, change=change, value=word)
 
         def replied(reply: str, after: State) -> Iterator[Step]:
             label = f"reaper: tells that {entry} is {word}: {reply}"
@@ -133,12 +133,12 @@ def _reaping(world: World, state: State) -> Iterator[Step]:
         if ruling.mode != "redis" or not database.is_recorded(world, state.postgres, shard):
             continue
         keys = scripts.keys_for(world, state.redis[shard], ruling)
-        if keys is None or keys.account is None:
+        if keys is None:
             continue
-        for reservation in sorted(keys.account.held):
-            word, postgres = database.entomb(world, state.postgres, reservation.entry)
-            found = Reaping(shard, ruling, reservation.entry, word)
-            label = f"reaper: finds that {reservation.entry} is {word}"
+        for record in sorted(keys.flight):
+            word, postgres = database.entomb(world, state.postgres, record.entry)
+            found = Reaping(shard, ruling, record, word)
+            label = f"reaper: finds that {record.entry} is {word}"
             yield label, state._replace(postgres=postgres, reaping=found)
 
 

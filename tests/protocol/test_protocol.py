@@ -4,10 +4,11 @@ Checked in every state, hence at every prefix of the journal:
 
 * no account is overdrawn, its credit limit included, on any shard;
 * what was acknowledged is in the journal, once for each identity;
-* what was refused is never applied by the same sending, and what was accepted is not refused;
+* what was refused is never applied by the same sending, and what was accepted is not refused, nor
+  what another attempt that was in flight at the decision is about to get accepted;
 * in the epoch that rules, Redis has what PostgreSQL has, exactly, but for what is in flight;
 * a sending that has ended, or goes again, holds nothing any more: the reaper is for the dead;
-* an acknowledged credit can be spent, unless something failed.
+* a credit that anybody was told is accepted can be spent, unless something failed.
 
 A restore of PostgreSQL, or the promotion of a lagging standby, takes the end of the history away.
 What is guaranteed then: all of the above for the history that survives, and for all that is
@@ -21,8 +22,9 @@ without it epochs are only opened in vain. `redis_client_retries` matters for th
 all other calls are numbered or change nothing the second time. That only the worker goes back to
 Redis is no guard either: anybody may open an epoch here at any time.
 
-Left out: several items in a batch, groups with debits on several shards, holds, settlement (it
-changes nothing that may be spent), opening of accounts, overflow, and time.
+Left out: several items in a batch (hence a decision that is told again, with the names of its
+time), groups with debits on several shards, holds, settlement (it changes nothing that may be
+spent), opening of accounts, overflow, and time.
 """
 
 import pytest
@@ -39,10 +41,19 @@ HAPPENS = {
     "retry": [
         "is flushed", "loses the account's key", "restarts empty", "journal: duplicate",
         "finds itself journaled by another attempt", "journal: fenced", "journal: refused",
+        "insufficient, held by another sending of it", "looks itself up: journaled",
+        "not journaled, its epoch is over", "not journaled, waits for the other",
+    ],
+    "twins": [
+        "insufficient, held by another sending of it", "is released: done", "journal: void",
+        "not journaled, waits for the other",
     ],
     "failover": ["with an old snapshot", "is promoted again", "admit on shard 0: fenced"],
     "switches": ["postgres 3 is opened", "redis 3 is opened", "journal: fenced"],
-    "credit": ["is released", "journal: void", "journal: duplicate", "shard 0: present"],
+    "credit": [
+        "is released", "journal: void", "journal: duplicate", "shard 0: present",
+        "finds itself journaled by another attempt",
+    ],
     "copies": [
         "late admit arrives: stale", "late admit arrives: admitted", "late confirm arrives: stale",
         "late load arrives: present", "its reply is lost", "redis does not answer",

@@ -35,8 +35,16 @@ class Guards(NamedTuple):
     """The Redis client never sends a message again by itself, the token's least of all."""
     sending_numbers: bool = True
     """Every sending of a slot has a new number, and an older one does nothing."""
+    told_numbers: bool = True
+    """A sending that is told again what the attempt has reserved counts as the newest, too."""
+    refused_numbers: bool = True
+    """So does one that reserved nothing: it was refused, or an account was not loaded."""
+    told_again: bool = True
+    """What an attempt has reserved is told again, not reserved again."""
+    record: bool = True
+    """A confirm acts only while the attempt's record is there, and removes it."""
     attempt: bool = True
-    """Confirm and reaper act on the reservation of the matching attempt only."""
+    """Confirm and reaper act on the record of the matching attempt, not of the same request."""
     credit_wait: bool = True
     """A credit may be spent only after its journal entry."""
     confirm_first: bool = True
@@ -53,8 +61,14 @@ class Guards(NamedTuple):
     """The fence compares PostgreSQL's identity with the one recorded at the opening."""
     unique_id: bool = True
     """An identity is journaled once for ever."""
+    tell_repeated: bool = True
+    """Likewise before a repetition of it is answered, whoever journaled it."""
     look_up_first: bool = True
     """Before an identity is refused it is looked up in the journal."""
+    names_in_flight: bool = True
+    """So are the names that others have in flight: who is among them waits and is decided anew."""
+    names_at_once: bool = True
+    """These are read at the instant of the decision, not later: nobody can give back between."""
     outcome: bool = True
     """After a sending without an answer, only an outcome ends an attempt."""
     refusal_record: bool = True
@@ -90,18 +104,11 @@ class Ruling(NamedTuple):
     word: int = 0
 
 
-class Reservation(NamedTuple):
-    """Something in flight on an account; a signed change that `entry`'s attempt reserved."""
+class Record(NamedTuple):
+    """An attempt in flight on a shard: the signed change that it reserved."""
 
     entry: Entry
     change: int
-
-
-class Account(NamedTuple):
-    """An account in Redis: what may be spent, and what is in flight."""
-
-    available: int
-    held: frozenset[Reservation] = frozenset()
 
 
 class Keys(NamedTuple):
@@ -109,7 +116,9 @@ class Keys(NamedTuple):
 
     token: Ruling
     is_loaded: bool = False
-    account: Account | None = None
+    available: int | None = None
+    """What may be spent of the account; None where its key is not there."""
+    flight: frozenset[Record] = frozenset()
     newest: tuple[tuple[int, int], ...] = ()
     """For slots with delayed copies: the number of the newest copy that was overtaken."""
 
@@ -174,12 +183,14 @@ class Task(NamedTuple):
     in_doubt: bool = False
     """A sending of this phase was not answered."""
     value: Any = None
-    """What a phase needs: the amount to load, the fence as it was seen, or what to tell Redis, what
-    to do then and the answer.
+    """What a phase needs: the amount to load, the fence as it was seen, whether a refused request
+    is in flight, or what to tell Redis, what to do then and the answer.
     """
     change: int = 0
     version: int = 0
     """What a change of limit was computed from."""
+    rivals: frozenset[Attempt] = frozenset()
+    """Other attempts of the identity that were in flight when Redis refused this one."""
 
     @property
     def attempt(self) -> Attempt:
@@ -192,7 +203,7 @@ class Reaping(NamedTuple):
 
     shard: int
     ruling: Ruling
-    entry: Entry
+    record: Record
     word: str
 
 

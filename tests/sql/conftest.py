@@ -1,8 +1,26 @@
 """Two accounts and short ways to call the functions that decide money."""
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import pytest
+
+
+class Part(NamedTuple):
+    """What the part of a request gives beside its items: the request's key first."""
+
+    name: str
+    digest: bytes = b"asked"
+    refusals: str = "[]"
+    positions: Sequence[int] = ()
+    number: int = 0
+
+
+def claim_of(extent: str, part: Part | None) -> tuple[Any, ...]:
+    """The extent; the scope, the request's key, the part's name, digest and refusals, if any."""
+    if part is None:
+        return extent, None, None, None, None, None
+    return extent, 0, part.name, f"part:{part.number}:{part.name}", part.digest, part.refusals
 
 
 class Sql:
@@ -23,69 +41,120 @@ class Sql:
             f"opening:{account_id}",
         )
 
+    def _attempt(self, attempt: int | None) -> int:
+        """Number an attempt that has no number."""
+        if attempt is not None:
+            return attempt
+        self.attempt += 1
+        return self.attempt
+
     async def journal(
         self,
-        changes: list[tuple[int, int]],
+        changes: Sequence[tuple[int, int]],
         *,
         attempt: int | None = None,
         epoch: int = 0,
-        keys: list[tuple[int, str]] = (),
-        ids: list[str | None] | None = None,
+        keys: Sequence[tuple[int, str]] = (),
+        ids: Sequence[str | None] | None = None,
         word: str = "word",
+        extent: str = "each",
+        part: Part | None = None,
     ) -> Any:
         """Journal (account number, change) items with (item, name) keys."""
-        if attempt is None:
-            self.attempt += 1
-            attempt = self.attempt
         return await self.connection.fetchrow(
-            "SELECT * FROM journal_batch_v2("
-            "0::smallint, $1, $9, $2, $3, $4, $5, NULL, NULL, $6, $7, $8)",
+            "SELECT * FROM journal_batch_v3(0::smallint, $1, $2, $3, $4, $5, $6, $7, $8,"
+            " $9, $10, $11, $12, NULL, NULL, $13, $14, $15)",
             epoch,
-            attempt,
+            word,
+            self._attempt(attempt),
+            *claim_of(extent, part),
             [account for account, _ in changes],
             [change for _, change in changes],
             ids,
-            [item for item, _ in keys],
-            [0 for _ in keys],
-            [name for _, name in keys],
+            *_columns(keys),
+        )
+
+    async def journal_v2(
+        self,
+        changes: Sequence[tuple[int, int]],
+        *,
+        attempt: int | None = None,
+        epoch: int = 0,
+        keys: Sequence[tuple[int, str]] = (),
+        word: str = "word",
+    ) -> Any:
+        """Journal as older processes do."""
+        return await self.connection.fetchrow(
+            "SELECT * FROM journal_batch_v2("
+            "0::smallint, $1, $2, $3, $4, $5, NULL, NULL, NULL, $6, $7, $8)",
+            epoch,
             word,
+            self._attempt(attempt),
+            [account for account, _ in changes],
+            [change for _, change in changes],
+            *_columns(keys),
         )
 
     async def decide(
         self,
-        changes: list[tuple[int, int]],
+        changes: Sequence[tuple[int, int]],
         *,
         attempt: int | None = None,
         epoch: int = 0,
         repeated: bool = False,
-        keys: list[tuple[int, str]] = (),
+        keys: Sequence[tuple[int, str]] = (),
         balance_max: int = 9 * 10**18,
         word: str = "word",
+        extent: str = "each",
+        part: Part | None = None,
     ) -> Any:
         """Decide (account number, change) items in mode `postgres`."""
-        if attempt is None:
-            self.attempt += 1
-            attempt = self.attempt
         return await self.connection.fetchrow(
-            "SELECT * FROM decide_batch_v1("
-            "0::smallint, $1, $10, $2, $3, $4, $5, $6, NULL, NULL, NULL, $7, $8, $9)",
+            "SELECT * FROM decide_batch_v2(0::smallint, $1, $2, $3, $4, $5, $6, $7, $8, $9, $10,"
+            " $11, $12, $13, $14, NULL, NULL, NULL, $15, $16, $17)",
             epoch,
-            attempt,
+            word,
+            self._attempt(attempt),
             repeated,
             balance_max,
+            *claim_of(extent, part),
+            None if part is None else part.positions or range(len(changes)),
             [account for account, _ in changes],
             [change for _, change in changes],
-            [item for item, _ in keys],
-            [0 for _ in keys],
-            [name for _, name in keys],
-            word,
+            *_columns(keys),
+        )
+
+    async def decide_v1(
+        self,
+        changes: Sequence[tuple[int, int]],
+        *,
+        attempt: int | None = None,
+        repeated: bool = False,
+        keys: Sequence[tuple[int, str]] = (),
+    ) -> Any:
+        """Decide as older processes do."""
+        return await self.connection.fetchrow(
+            "SELECT * FROM decide_batch_v1("
+            "0::smallint, 0, 'word', $1, $2, 1000000, $3, $4, NULL, NULL, NULL, $5, $6, $7)",
+            self._attempt(attempt),
+            repeated,
+            [account for account, _ in changes],
+            [change for _, change in changes],
+            *_columns(keys),
         )
 
     async def settle(self, batches_max: int = 1_000) -> Any:
-        return await self.connection.fetchrow("SELECT * FROM settle_chunk_v1($1)", batches_max)
+        return await self.connection.fetchrow(
+            "SELECT * FROM settle_chunk_v2($1, 1000000)", batches_max
+        )
 
     async def count(self, table: str, where: str = "true") -> int:
         return await self.connection.fetchval(f"SELECT count(*) FROM {table} WHERE {where}")
+
+
+def _columns(keys: Sequence[tuple[int, str]]) -> tuple[list[int], list[int], list[str]]:
+    """The items, scopes and names of keys."""
+    return [item for item, _ in keys], [0 for _ in keys], [name for _, name in keys]
 
 
 @pytest.fixture

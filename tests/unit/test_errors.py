@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import pytest
 
 from app import errors
-from app.ledger.codes import Admitted
+from app.ledger.codes import Refused
 
 FAMILIES = (
     errors.Rejected,
@@ -57,7 +57,7 @@ def test_the_status_fits_the_family(error: type[errors.LedgerError]) -> None:
 
 @pytest.mark.parametrize("word", ["insufficient_available", "balance_limit_exceeded"])
 def test_a_refusal_of_the_script_is_the_code_of_its_error(word: str) -> None:
-    assert Admitted(word).value in {error.code for error in ALL}
+    assert Refused(word).value in {error.code for error in ALL}
 
 
 def test_members_and_pointer_are_kept() -> None:

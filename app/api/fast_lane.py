@@ -1,0 +1,262 @@
+"""The short way to `POST /api/v1/transaction`: below ASGI, with no task for a request.
+
+uvicorn's own parser reads every byte, so there is one opinion on where a request begins and ends.
+When the head of a hot request with nothing unusual about it is read, its connection answers it
+here, from the same parts as the router's handler. Every other request goes on to the router as if
+this were not there, and so does a hot one that comes while another is being answered: requests of
+one connection are decided one after the other, either way. `SUBBALANCE_DIRECT_ROUTE=false` takes
+the lane out.
+"""
+
+import asyncio
+import logging
+import re
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any
+
+import uvicorn
+from uvicorn.protocols.http.httptools_impl import (
+    STATUS_LINE,
+    HttpToolsProtocol,
+    RequestResponseCycle,
+)
+from uvicorn.server import ServerState
+
+from app import errors, limits
+from app.api.problem import PROBLEM_TYPE, problem, request_id
+from app.ledger.model import Acceptance
+from app.ledger.routes import (
+    TRANSACTION_PATH,
+    accepted_body,
+    refusal,
+    transaction_request,
+)
+from app.ledger.service import LedgerService
+
+_PATH = TRANSACTION_PATH.encode()
+_ACCEPTED = STATUS_LINE[201] + b"content-type: application/json\r\n"
+_REPLAYED = _ACCEPTED + b"idempotency-replayed: true\r\n"
+_PROBLEM = f"content-type: {PROBLEM_TYPE}\r\n".encode()
+_PLAIN_HOST = re.compile(rb"[0-9A-Za-z._:\[\]-]{0,255}")
+_CLOSES = b"connection: close\r\n"
+_log = logging.getLogger(__name__)
+
+
+@lru_cache(maxsize=1_024)
+def _is_plain_host(host: bytes) -> bool:
+    """Tell whether the router, which refuses some hosts, takes this one for sure."""
+    return _PLAIN_HOST.fullmatch(host) is not None
+
+
+class FastLane:
+    """What the connections of one server share."""
+
+    def __init__(self, ledger: Callable[[], LedgerService]) -> None:
+        """`ledger` gives the service, or its stand-in while it is not open."""
+        self.ledger = ledger
+        self.taken_count = 0
+
+    def connection(
+        self,
+        config: uvicorn.Config,
+        server_state: ServerState,
+        app_state: dict[str, Any],
+        _loop: asyncio.AbstractEventLoop | None = None,
+    ) -> asyncio.Protocol:
+        """Begin a connection; uvicorn takes this as its `http`."""
+        return _Connection(self, config, server_state, app_state, _loop)
+
+
+class _HotRequest:
+    """A request on the lane, from its head to its answer."""
+
+    __slots__ = ("_body", "_connection", "_headers", "_name", "_parts", "_size")
+
+    def __init__(self, connection: "_Connection", headers: dict[bytes, bytes]) -> None:
+        sent_id = headers.get(b"x-request-id")
+        self._name = request_id(sent_id.decode("latin-1") if sent_id else None)
+        self._connection = connection
+        self._headers = headers
+        self._parts: list[bytes] = []
+        self._size = 0
+        self._body = b""
+
+    def add(self, part: bytes) -> None:
+        """Take a part of the body, bounded."""
+        self._parts.append(part)
+        self._size += len(part)
+        if self._size > limits.BODY_BYTES_MAX:
+            self.refuse(errors.BodyTooLarge())
+
+    def decide(self, ledger: LedgerService) -> None:
+        """Let the ledger decide now that the body is whole; what can be refused at once is."""
+        headers, parts = self._headers, self._parts
+        self._body = parts[0] if len(parts) == 1 else b"".join(parts)
+        key = headers.get(b"idempotency-key")
+        try:
+            request = transaction_request(
+                headers.get(b"content-type", b"").decode("latin-1"),
+                None if key is None else key.decode("latin-1"),
+                self._body,
+            )
+            decision = ledger.begin_transaction(request)
+        except Exception as error:
+            self.refuse(error)
+        else:
+            decision.add_done_callback(self._decided)
+
+    def _decided(self, decision: "asyncio.Future[Acceptance]") -> None:
+        if decision.cancelled():
+            self._connection.transport.close()
+            return
+        error = decision.exception()
+        if error is not None:
+            self.refuse(error)
+            return
+        accepted = decision.result()
+        self._answer(_REPLAYED if accepted.replayed else _ACCEPTED, accepted_body(accepted))
+
+    def refuse(self, error: BaseException) -> None:
+        """Answer with the problem that an error is."""
+        if isinstance(error, errors.LedgerError):
+            told = refusal(error, self._body)
+        else:
+            _log.error("unexpected error", exc_info=error)
+            told = errors.InternalError()
+        status, headers, body = problem(told, self._name)
+        head = STATUS_LINE[status] + _PROBLEM
+        if "Retry-After" in headers:
+            head += b"retry-after: %b\r\n" % headers["Retry-After"].encode()
+        self._answer(head, body)
+
+    def _answer(self, head: bytes, body: bytes) -> None:
+        rest = b"x-request-id: %b\r\ncontent-length: %d\r\n\r\n%b"
+        self._connection.answer(head, rest % (self._name.encode(), len(body), body))
+
+
+class _Connection(HttpToolsProtocol):
+    """One client's connection: uvicorn's own, with the lane beside it."""
+
+    def __init__(
+        self,
+        lane: FastLane,
+        config: uvicorn.Config,
+        server_state: ServerState,
+        app_state: dict[str, Any],
+        loop: asyncio.AbstractEventLoop | None,
+    ) -> None:
+        super().__init__(config, server_state, app_state, loop)
+        self._lane = lane
+        self._reading: _HotRequest | None = None
+        self._unanswered: _HotRequest | None = None
+        self._body_timer: asyncio.TimerHandle | None = None
+        self._ending = False
+        self._complaint: str | None = None
+
+    def on_headers_complete(self) -> None:
+        """Take a hot request; leave any other to the router."""
+        # One before it in the same data may have been answered, and this begun the idle time.
+        self._unset_keepalive_if_required()
+        # Of a header that is there twice the router takes the first, so that is what counts.
+        headers = dict(reversed(self.headers))
+        if self.url == _PATH and self._is_hot(headers):
+            self._reading = self._unanswered = _HotRequest(self, headers)
+            self._lane.taken_count += 1
+        else:
+            super().on_headers_complete()
+
+    def _is_hot(self, headers: dict[bytes, bytes]) -> bool:
+        """Tell whether the lane may take the request whose head is read."""
+        parser = self.parser
+        return (
+            parser.get_method() == b"POST"
+            and parser.get_http_version() == "1.1"
+            and parser.should_keep_alive()
+            and not parser.should_upgrade()
+            and not self.expect_100_continue
+            and b"transfer-encoding" not in headers
+            and _is_plain_host(headers.get(b"host", b""))
+            and self._unanswered is None
+            and (self.cycle is None or self.cycle.response_complete)
+            and not self.flow.write_paused
+        )
+
+    def on_body(self, body: bytes) -> None:
+        """Collect a hot request's body; what follows an early refusal is dropped."""
+        reading = self._reading
+        if reading is None:
+            super().on_body(body)
+        elif reading is self._unanswered:
+            reading.add(body)
+
+    def on_message_complete(self) -> None:
+        """Begin the decision."""
+        reading = self._reading
+        if reading is None:
+            super().on_message_complete()
+            return
+        self._stop_reading()
+        if reading is self._unanswered:
+            reading.decide(self._lane.ledger())
+
+    def data_received(self, data: bytes) -> None:
+        """Feed the parser; a body that is not whole yet has a limited time."""
+        super().data_received(data)
+        if self._reading is not None and self._body_timer is None:
+            self._body_timer = self.loop.call_later(limits.BODY_READ_S, self._body_is_late)
+
+    def _body_is_late(self) -> None:
+        if self._reading is not None and self._reading is self._unanswered:
+            self._reading.refuse(errors.BodyTimeout())
+
+    def _stop_reading(self) -> None:
+        self._reading = None
+        if self._body_timer is not None:
+            self._body_timer.cancel()
+            self._body_timer = None
+
+    def answer(self, head: bytes, rest: bytes) -> None:
+        """Write the answer, unless nobody waits for it any more, and go on to what waits for it."""
+        self._unanswered = None
+        if self.transport.is_closing():
+            return
+        self.server_state.total_requests += 1
+        self.transport.write(b"".join((head, _CLOSES if self._ending else b"", rest)))
+        if self._ending:
+            self.transport.close()
+        elif self._complaint is not None:
+            super().send_400_response(self._complaint)
+        elif self.pipeline:
+            super()._start_asgi_task(*self.pipeline.pop())
+        else:
+            self.timeout_keep_alive_task = self.loop.call_later(
+                self.timeout_keep_alive, self.timeout_keep_alive_handler
+            )
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        """Start a request of the router's when the lane's before it is answered."""
+        if self._unanswered is None:
+            super()._start_asgi_task(cycle, app)
+        else:
+            self.pipeline.appendleft((cycle, app))
+
+    def send_400_response(self, msg: str) -> None:
+        """Refuse what is not HTTP, after the answer to what came before it."""
+        if self._unanswered is None:
+            super().send_400_response(msg)
+        else:
+            self._complaint = msg
+            self.flow.pause_reading()
+
+    def shutdown(self) -> None:
+        """End the connection, after what is being answered."""
+        if self._unanswered is not None and not self.pipeline:
+            self._ending = True
+        else:
+            super().shutdown()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Wait no longer for the rest of a body; what is being decided goes on."""
+        self._stop_reading()
+        super().connection_lost(exc)

@@ -1,0 +1,163 @@
+"""Bulk requests: many transactions, each on its own or all of them or none.
+
+Items on their own join the micro-batches of single requests. An atomic request, and each part of
+one that has a single key, is decided in a batch of its own.
+"""
+
+import asyncio
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+
+from app import errors, limits
+from app.ledger.batcher import Batcher
+from app.ledger.codes import Extent
+from app.ledger.item import Item, Tally
+from app.ledger.model import Acceptance, Account, Identity, TransactionRequest
+from app.ledger.part import Part
+from app.ledger.store import encode_json
+
+Asked = Sequence[TransactionRequest | errors.LedgerError]
+Answered = list[Acceptance | errors.LedgerError]
+MakeItem = Callable[[TransactionRequest, Account], Item]
+
+
+class BulkRequest:
+    """One bulk request on its way; positions count its transactions from 0."""
+
+    def __init__(self, asked: Asked, idempotency_key: str | None, *, atomic: bool) -> None:
+        """Take checked transactions, or what is wrong with one, in order."""
+        self._asked = asked
+        self._key = idempotency_key
+        self._atomic = atomic
+        self._answers: dict[int, errors.LedgerError] = {
+            position: request
+            for position, request in enumerate(asked)
+            if isinstance(request, errors.LedgerError)
+        }
+        self._items: dict[int, Item] = {}
+        self._not_found: set[int] = set()
+        self._digest = _digest(atomic, asked) if idempotency_key is not None else b""
+        if atomic and idempotency_key is None:
+            self._require_names()
+        if atomic:
+            self._refuse_repeated_names()
+
+    @property
+    def account_ids(self) -> set[str]:
+        """The accounts that are asked for."""
+        return {each.account_id for each in self._asked if isinstance(each, TransactionRequest)}
+
+    def _require_names(self) -> None:
+        """Without a key of its own an atomic request is known again by its items, so all have a
+        name or none has.
+        """
+        asked = [each for each in self._asked if isinstance(each, TransactionRequest)]
+        if not any(request.identities for request in asked):
+            return
+        for position, request in enumerate(self._asked):
+            if isinstance(request, TransactionRequest) and not request.identities:
+                self._answers[position] = errors.IdempotencyKeyRequired(pointer="/idempotency_key")
+
+    def _refuse_repeated_names(self) -> None:
+        """One name can move money once, so an atomic request cannot use it twice."""
+        names: set[Identity] = set()
+        for position, request in enumerate(self._asked):
+            if not isinstance(request, TransactionRequest):
+                continue
+            if not names.isdisjoint(request.identities):
+                repeated = request.idempotency_key is None or request.identities[0] not in names
+                self._answers[position] = errors.InvalidValue(
+                    "An atomic request uses a key or id once.",
+                    pointer="/id" if repeated else "/idempotency_key",
+                )
+            names.update(request.identities)
+
+    def make_items(self, accounts: Mapping[str, Account], make: MakeItem) -> None:
+        """Turn what is asked into items, as far as it can be done."""
+        for position, request in enumerate(self._asked):
+            if position in self._answers or not isinstance(request, TransactionRequest):
+                continue
+            account = accounts.get(request.account_id)
+            if account is None:
+                self._answers[position] = errors.AccountNotFound(pointer="/account_id")
+                self._not_found.add(position)
+                continue
+            try:
+                self._items[position] = make(request, account)
+            except errors.Rejected as error:
+                self._answers[position] = error
+
+    async def answer(self, batcher: Batcher) -> Answered:
+        """Have everything decided; raises what refuses the request as a whole."""
+        if self._items and not (self._atomic and self._answers):
+            await self._decide(batcher)
+        return [self._answer_of(position) for position in range(len(self._asked))]
+
+    def _answer_of(self, position: int) -> Acceptance | errors.LedgerError:
+        if position in self._answers:
+            return self._answers[position]
+        future = self._items[position].future
+        if not future.done():
+            return errors.OthersRefused()
+        error = future.exception()
+        return future.result() if error is None else _known(error)
+
+    async def _decide(self, batcher: Batcher) -> None:
+        loop = asyncio.get_running_loop()
+        if self._atomic or self._key is not None:
+            size = len(self._asked) if self._atomic else limits.PART_ITEMS
+            parts = {
+                first: self._part(first, size, loop.create_future())
+                for first in range(0, len(self._asked), size)
+                if any(position in self._items for position in range(first, first + size))
+            }
+            batcher.begin_all(list(parts.values()))
+            for part in parts.values():
+                await part.future
+            for first, part in parts.items():
+                for position in part.not_found_before:
+                    self._answers[first + position] = errors.AccountNotFound(pointer="/account_id")
+            return
+        items = list(self._items.values())
+        tally = Tally(items, loop.create_future())
+        batcher.begin_all(items)
+        await tally.future
+
+    def _part(self, first: int, size: int, future: "asyncio.Future[None]") -> Part:
+        """Make the part that begins at a position; its own positions count from 0 again."""
+        positions = range(first, min(first + size, len(self._asked)))
+        extent = Extent.ALL if self._atomic else Extent.EACH
+        key = identity = None
+        if self._key is not None:
+            key, identity = Identity.of_key(self._key), Identity.of_part(self._key, first // size)
+        return Part(
+            {each - first: self._items[each] for each in positions if each in self._items},
+            future,
+            extent=extent,
+            key=key,
+            identity=identity,
+            digest=self._digest if key is not None else None,
+            not_found=[each - first for each in positions if each in self._not_found],
+        )
+
+
+def _digest(atomic: bool, asked: Asked) -> bytes:
+    """Summarise everything a client says, so that another request under the same key is noticed."""
+    said = [
+        (
+            request.account_id,
+            request.direction,
+            request.amount.whole,
+            request.amount.fraction.rstrip("0"),
+            request.reference,
+            sorted((request.metadata or {}).items()),
+        )
+        if isinstance(request, TransactionRequest)
+        else (request.code, request.pointer)
+        for request in asked
+    ]
+    return hashlib.sha256(encode_json([atomic, said])).digest()
+
+
+def _known(error: BaseException) -> errors.LedgerError:
+    return error if isinstance(error, errors.LedgerError) else errors.InternalError()

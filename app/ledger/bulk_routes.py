@@ -1,0 +1,80 @@
+"""Bulk requests over HTTP, in JSON or MessagePack as the request is."""
+
+from typing import Any
+
+import msgspec
+from litestar import Response, post
+from litestar.datastructures import State
+from litestar.exceptions.http_exceptions import RequestEntityTooLarge
+
+from app import errors, limits
+from app.infra.http import (
+    JSON,
+    WRITE_PROBLEMS,
+    HttpRequest,
+    described_body,
+    documented,
+    encode,
+    read_in_time,
+)
+from app.kit.decoding import check_json_type, decode_json, decode_msgpack, idempotency_key
+from app.ledger.bulk import Answered
+from app.ledger.bulk_schemas import BulkAnswer, BulkAnswerView, BulkBody, bulk_results
+from app.ledger.parameters import KEY_HEADER
+
+BULK_PATH = "/api/v1/transactions"
+_MSGPACK = "application/msgpack"
+_decode_bulk = msgspec.json.Decoder(BulkBody)
+_decode_packed = msgspec.msgpack.Decoder(BulkBody)
+_encode_packed = msgspec.msgpack.Encoder().encode
+_documented = documented(201, BulkAnswerView, WRITE_PROBLEMS)
+
+
+@post(
+    BULK_PATH,
+    summary="Debit or credit accounts, up to 8,000 transactions at once",
+    operation_class=described_body(BulkBody, KEY_HEADER, media_types=(JSON, _MSGPACK)),
+    request_max_body_size=limits.REQUEST_BYTES_MAX,
+    responses=_documented | documented(200, BulkAnswerView, ()),
+)
+async def post_transactions(request: HttpRequest, state: State) -> Response[bytes]:
+    """Each transaction stands alone unless `atomic`. 201: all were accepted and are durable. 200:
+    some were not, and `results` say which. A request that is named by its `Idempotency-Key` is
+    answered again as it was, a thousand transactions at a time, where any of them were accepted.
+    """
+    content_type = request.headers.get("content-type", "")
+    is_packed = content_type.lower() == _MSGPACK
+    if not is_packed:
+        check_json_type(content_type)
+    try:
+        body = await read_in_time(request.body())
+    except RequestEntityTooLarge as exc:
+        raise errors.BodyTooLarge from exc
+    sent = decode_msgpack(_decode_packed, body) if is_packed else decode_json(_decode_bulk, body)
+    key = idempotency_key(request.headers.get("idempotency-key"))
+    answers: Answered = await state.ledger.post_transactions(
+        sent.to_asked(key), key, atomic=sent.atomic
+    )
+    refused = {n: each for n, each in enumerate(answers) if isinstance(each, errors.LedgerError)}
+    results = bulk_results(answers)
+    if sent.atomic or len(refused) == len(answers):
+        _raise_as_one(refused, results, atomic=sent.atomic)
+    answer = BulkAnswer(results=results)
+    content, media_type = (_encode_packed, _MSGPACK) if is_packed else (encode, JSON)
+    status = 200 if refused else 201
+    return Response(content(answer), status_code=status, media_type=media_type)
+
+
+def _raise_as_one(refused: dict[int, errors.LedgerError], results: Any, *, atomic: bool) -> None:
+    """Refuse the request as a whole where it could not be decided, or was to be done as a whole."""
+    for family in (errors.OutcomeUnknown, errors.InvariantViolation, errors.Unavailable):
+        for error in refused.values():
+            if isinstance(error, family):
+                raise type(error)(error.detail)
+    for error in refused.values():
+        if error.retryable or not isinstance(error, errors.Rejected):
+            raise type(error)(error.detail)
+    own = [n for n, error in refused.items() if not isinstance(error, errors.OthersRefused)]
+    if atomic and refused:
+        first = min(own or refused)
+        raise errors.AtomicRequestRefused(pointer=f"/transactions/{first}", results=results)

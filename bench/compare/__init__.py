@@ -1,0 +1,1 @@
+"""This service beside its rivals: the same load, the same machine, the same run, in turns."""

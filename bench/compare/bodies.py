@@ -1,0 +1,65 @@
+"""The bodies of requests, prepared once so that the generator of load only puts keys into them."""
+
+import random
+from pathlib import Path
+
+import msgspec
+
+from app.ledger.routes import TRANSACTION_PATH
+from bench.compare.samples import Cell
+
+BATCH_PATH = "/api/v1/transactions"
+# `bench/wrk_requests.lua` puts a key of this length in its place.
+KEY_PLACE = "K" * 24
+AMOUNT = "0.01"
+AMOUNT_MINOR = 1
+_TYPES = {"json": "application/json", "msgpack": "application/msgpack"}
+_BATCHES_MIN = 8
+_encode = {"json": msgspec.json.encode, "msgpack": msgspec.msgpack.encode}
+
+
+def account_id(number: int) -> str:
+    """Name an account; all names are as long as one another, so all bodies are."""
+    return f"B{number:06}"
+
+
+def path_of(cell: Cell) -> str:
+    """Where a cell's requests go."""
+    return TRANSACTION_PATH if cell.items == 1 else BATCH_PATH
+
+
+def content_type(cell: Cell) -> str:
+    """What a cell's bodies are."""
+    return _TYPES[cell.encoding]
+
+
+def bodies(cell: Cell) -> list[bytes]:
+    """Make bodies that together touch every account of a cell equally often, in a fixed order."""
+    order = [account_id(number) for number in range(cell.accounts)]
+    random.Random(1).shuffle(order)
+    encode = _encode[cell.encoding]
+    if cell.items == 1:
+        return [encode(_transaction(name)) for name in order]
+    count = max(_BATCHES_MIN, -(-cell.accounts // cell.items)) if cell.accounts > 1 else 1
+    return [encode(_batch(cell, order, first * cell.items)) for first in range(count)]
+
+
+def write_bodies(folder: Path, cell: Cell) -> Path:
+    """Write a cell's bodies, each after its length; cells with the same bodies share the file."""
+    name = f"{cell.accounts}-{cell.items}-{cell.keys}-{cell.encoding}"
+    path = folder / f"bodies-{name}"
+    if not path.exists():
+        path.write_bytes(b"".join(b"%d\n%b" % (len(body), body) for body in bodies(cell)))
+    return path
+
+
+def _transaction(name: str) -> dict[str, str]:
+    return {"account_id": name, "amount": AMOUNT, "type": "debit"}
+
+
+def _batch(cell: Cell, order: list[str], first: int) -> dict[str, list[dict[str, str]]]:
+    transactions = [_transaction(order[(first + item) % len(order)]) for item in range(cell.items)]
+    if cell.keys == "item":
+        for item, transaction in enumerate(transactions):
+            transaction["idempotency_key"] = f"{KEY_PLACE}-{item:04}"
+    return {"transactions": transactions}

@@ -1,0 +1,114 @@
+"""Records what the service sends to its servers for batches of a given size, to be sent again.
+
+The calls come from the service itself, so what is measured with them follows it. Which argument is
+which is read from the scripts' and the queries' own headers.
+"""
+
+import asyncio
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+from unittest.mock import patch
+
+from asyncpg.pool import PoolConnectionProxy
+
+from app.bootstrap import open_services
+from app.errors import LedgerError
+from app.infra.queries import load_queries
+from app.infra.scripts import LuaScripts
+from app.kit.money import parse_amount
+from app.ledger.codes import Direction
+from app.ledger.model import TransactionRequest
+from app.ledger.service import LedgerService
+from app.settings import Settings
+from bench.compare.bodies import AMOUNT, account_id
+
+JOURNAL_QUERY = load_queries("ledger")["journal_batch"]
+SCRIPTS = ("admit", "confirm")
+
+
+class ScriptCall(NamedTuple):
+    """A script's name, its keys and its arguments."""
+
+    name: str
+    keys: Sequence[str]
+    arguments: Sequence[str]
+
+
+class Recording:
+    """The calls of some batches, in order."""
+
+    def __init__(self) -> None:
+        """Begin with none."""
+        self.scripts: list[ScriptCall] = []
+        self.journals: list[tuple[Any, ...]] = []
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """Note every call of the money scripts and of the journal on its way."""
+        call, fetchrow = LuaScripts.call, PoolConnectionProxy.fetchrow
+
+        async def noted_call(scripts: Any, name: str, keys: Any, arguments: Any) -> Any:
+            arguments = list(arguments)
+            if name in SCRIPTS:
+                self.scripts.append(ScriptCall(name, list(keys), arguments))
+            return await call(scripts, name, keys, arguments)
+
+        async def noted_fetchrow(
+            connection: Any, statement: str, *arguments: Any, **how: Any
+        ) -> Any:
+            if statement == JOURNAL_QUERY.sql:
+                self.journals.append(arguments)
+            return await fetchrow(connection, statement, *arguments, **how)
+
+        with (
+            patch.object(LuaScripts, "call", noted_call),
+            patch.object(PoolConnectionProxy, "fetchrow", noted_fetchrow),
+        ):
+            yield
+
+
+async def record(
+    settings: Settings, accounts: int, items: int, batches: int, keys: str
+) -> Recording:
+    """Have the service decide batches of exactly so many items, and note what it sends.
+
+    `keys` says what has a key, the request or each item. Raises `ValueError` when that is not one
+    admission, one journal call and one confirm a batch.
+    """
+    recording = Recording()
+    async with open_services(settings) as services:
+        ledger = services.ledger
+        for first in range(0, accounts, items):
+            count = min(items, accounts - first)
+            await _decide(ledger, range(first, first + count), f"known-{first}", keys)
+        with recording.listening():
+            for number in range(batches):
+                numbers = [(number * items + item) % accounts for item in range(items)]
+                await _decide(ledger, numbers, str(number), keys)
+            await asyncio.sleep(0.1)  # the last confirm follows the answers
+    names = [call.name for call in recording.scripts]
+    if names != list(SCRIPTS) * batches or len(recording.journals) != batches:
+        raise ValueError(f"{batches} batches sent {names}, {len(recording.journals)} journal calls")
+    return recording
+
+
+async def _decide(ledger: LedgerService, numbers: Sequence[int], batch: str, keys: str) -> None:
+    """Ask for a whole batch at once, so that it goes as one; raises what refuses an item."""
+    asked = [
+        _request(number, f"{batch}-{item}" if keys == "item" else None)
+        for item, number in enumerate(numbers)
+    ]
+    key = f"batch-{batch}" if keys == "request" else None
+    for answer in await ledger.post_transactions(asked, key, atomic=False):
+        if isinstance(answer, LedgerError):
+            raise answer
+
+
+def _request(number: int, name: str | None) -> TransactionRequest:
+    return TransactionRequest(
+        account_id=account_id(number),
+        amount=parse_amount(AMOUNT),
+        direction=Direction.DEBIT,
+        idempotency_key=None if name is None else f"{number}-{name}",
+    )

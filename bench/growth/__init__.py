@@ -1,0 +1,1 @@
+"""How the cost of a transaction behaves as accounts, history, backlog and processes grow."""

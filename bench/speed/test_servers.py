@@ -1,0 +1,89 @@
+"""The calls to Redis and PostgreSQL, each with its round trip."""
+
+import itertools
+import time
+from typing import Any
+
+import pytest
+
+from app.infra.scripts import LuaScripts
+from app.ledger.store import QUERIES
+from bench.compare.recording import JOURNAL_QUERY, Recording
+from bench.speed.conftest import Servers, per_item
+
+NAMES = [name for name, _ in JOURNAL_QUERY.parameters]
+_attempts = itertools.count(2**60)
+_BATCHES_MAX = 500
+
+
+class Sender:
+    """Sends recorded calls again, each under numbers of its own."""
+
+    def __init__(self, recording: Recording) -> None:
+        self._recording = recording
+        self._slot = f"speed.{time.time_ns()}"
+        self._numbers = itertools.count(1)
+
+    async def scripts(self, scripts: LuaScripts) -> None:
+        """Admit and confirm."""
+        for call in self._recording.scripts:
+            names = [name for name, _ in scripts.contracts[call.name].argument_names]
+            arguments = list(call.arguments)
+            arguments[names.index("slot")] = self._slot
+            arguments[names.index("number")] = str(next(self._numbers))
+            reply = await scripts.call(call.name, call.keys, arguments)
+            assert (reply if isinstance(reply, str) else reply[0]) == "done"
+
+    async def journal(self, connection: Any) -> None:
+        """Journal as another attempt under other keys."""
+        (arguments,) = self._recording.journals
+        attempt, changed = next(_attempts), list(arguments)
+        changed[NAMES.index("attempt_id")] = attempt
+        keys = changed[NAMES.index("key_names")]
+        changed[NAMES.index("key_names")] = [f"{attempt}-{n}" for n in range(len(keys))]
+        row = await connection.fetchrow(JOURNAL_QUERY.sql, *changed)
+        assert row["outcome"] == "journaled"
+
+
+def test_admit_and_confirm(
+    benchmark: Any, servers: Servers, size: int, recording: Recording
+) -> None:
+    """Both scripts of a batch, with their round trips."""
+    stage, sender = servers.stage, Sender(recording)
+    scripts = LuaScripts(stage.opened(stage.redis_client(servers.settings.redis.url)))
+    stage.wait(sender.scripts(scripts))
+    per_item(benchmark, size)
+    benchmark(lambda: stage.wait(sender.scripts(scripts)))
+
+
+def test_journal(benchmark: Any, servers: Servers, size: int, recording: Recording) -> None:
+    """Journal a batch and commit."""
+    stage, sender = servers.stage, Sender(recording)
+    connection = stage.connection(servers.settings.postgres.url)
+    per_item(benchmark, size)
+    benchmark(lambda: stage.wait(sender.journal(connection)))
+
+
+@pytest.mark.parametrize("batches", [1, 100])
+def test_settle_a_chunk(
+    benchmark: Any, servers: Servers, size: int, recording: Recording, batches: int
+) -> None:
+    """Settle so many batches in one SQL transaction."""
+    stage, sender = servers.stage, Sender(recording)
+    connection = stage.connection(servers.settings.postgres.url)
+
+    async def fill() -> None:
+        while (await settle())["outcome"] == "settled":
+            pass
+        for _ in range(batches):
+            await sender.journal(connection)
+
+    async def settle() -> Any:
+        return await connection.fetchrow(QUERIES["settle_chunk"], _BATCHES_MAX)
+
+    def setup() -> None:
+        stage.wait(fill())
+
+    per_item(benchmark, size * batches)
+    settled = benchmark.pedantic(lambda: stage.wait(settle()), setup=setup, rounds=5)
+    assert (settled["batches"], settled["entries"]) == (batches, size * batches)
