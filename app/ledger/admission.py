@@ -72,14 +72,14 @@ class Admittance(NamedTuple):
 
 
 class SettledLine(NamedTuple):
-    """What a settlement did to one account between two of its versions."""
+    """What a settlement did to one account between two of its versions; figures as decimal text."""
 
     account_id: str
-    version_before: int
-    version_after: int
-    settled_after_minor: int
-    debit_minor: int
-    credit_minor: int
+    version_before: str
+    version_after: str
+    settled_after_minor: str
+    debit_minor: str
+    credit_minor: str
 
 
 class Slot:
@@ -253,19 +253,19 @@ class Admission:
         }
         return inspected, _records(held)
 
-    async def refresh(
-        self, ruling: Ruling, lines: Sequence[SettledLine]
-    ) -> list[tuple[SettledLine, int]]:
-        """Show settlements in Redis; returns lines that came too early, with the version there."""
+    async def refresh(self, ruling: Ruling, lines: Sequence[SettledLine]) -> list[tuple[int, str]]:
+        """Show settlements in Redis; returns the positions of lines that came too early, each with
+        the version there.
+        """
         keys, arguments = [epoch_key(SHARD, ruling.epoch)], [ruling.text]
         for line in lines:
             keys.append(account_key(SHARD, ruling.epoch, line.account_id))
-            arguments += [str(figure) for figure in line[1:]]
+            arguments += line[1:]
         call_word, words, versions = await self._send("refresh", keys, arguments)
         _check(call_word)
         return [
-            (line, int(version))
-            for line, word, version in zip(lines, words, versions, strict=True)
+            (position, version)
+            for position, (word, version) in enumerate(zip(words, versions, strict=True))
             if word == Refreshed.BEHIND
         ]
 

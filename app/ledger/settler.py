@@ -5,7 +5,7 @@ may be missed and heals itself; `available` never depends on it.
 """
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from app import errors, limits
@@ -65,30 +65,20 @@ class Settler:
             if ruling is None:
                 return
             rows = await self._fetch("lines_of_settlement", settlement_id)
-            for part in _parts([_line(row) for row in rows]):
-                await self._refresh(ruling, part, {row["account_id"]: row for row in rows})
+            for start in range(0, len(rows), limits.REFRESH_ACCOUNTS_MAX):
+                part = rows[start : start + limits.REFRESH_ACCOUNTS_MAX]
+                await self._refresh(ruling, part)
         except (Fenced, errors.RedisUnavailable) as exc:
             _log.warning("settlement %s is not shown in redis: %s", settlement_id, exc)
 
-    async def _refresh(
-        self, ruling: Ruling, lines: Sequence[SettledLine], rows: dict[str, Any]
-    ) -> None:
+    async def _refresh(self, ruling: Ruling, rows: Sequence[Any]) -> None:
         """Send lines; where Redis missed earlier ones, send all it missed as one."""
-        behind = await self._admission.refresh(ruling, lines)
+        behind = await self._admission.refresh(ruling, [SettledLine(*row[1:]) for row in rows])
         caught_up = []
-        for line, version in behind:
-            account_no = rows[line.account_id]["account_no"]
-            row = await self._fetch_one("lines_since_version", account_no, version)
-            caught_up.append(
-                SettledLine(
-                    line.account_id,
-                    version,
-                    row["version_after"],
-                    int(row["settled_after_minor"]),
-                    int(row["debit_minor"]),
-                    int(row["credit_minor"]),
-                )
-            )
+        for position, version in behind:
+            account_no, account_id = rows[position][:2]
+            row = await self._fetch_one("lines_since_version", account_no, int(version))
+            caught_up.append(SettledLine(account_id, version, *row))
         if caught_up:
             await self._admission.refresh(ruling, caught_up)
 
@@ -100,19 +90,3 @@ class Settler:
 
     async def _fetch_one(self, name: str, *arguments: Any) -> Any:
         return (await self._fetch(name, *arguments))[0]
-
-
-def _line(row: Any) -> SettledLine:
-    return SettledLine(
-        row["account_id"],
-        row["version_before"],
-        row["version_after"],
-        int(row["settled_after_minor"]),
-        int(row["debit_minor"]),
-        int(row["credit_minor"]),
-    )
-
-
-def _parts(lines: list[SettledLine]) -> Iterator[list[SettledLine]]:
-    for start in range(0, len(lines), limits.REFRESH_ACCOUNTS_MAX):
-        yield lines[start : start + limits.REFRESH_ACCOUNTS_MAX]

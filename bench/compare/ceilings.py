@@ -17,7 +17,7 @@ import hiredis
 from app.infra.scripts import SCRIPTS_FOLDER, LuaScripts, with_includes
 from app.settings import load_settings
 from bench.compare.bodies import AMOUNT_MINOR
-from bench.compare.recording import JOURNAL_QUERY, SCRIPTS, Recording, record
+from bench.compare.recording import JOURNAL_QUERY, SCRIPTS, Recording, as_another, record
 from bench.compare.stage import Stage
 
 ITEMS = 1_000
@@ -165,15 +165,9 @@ async def _insert(
     connection: Any, recording: Recording, numbers: Iterator[int], deadline: float
 ) -> None:
     """Journal batches one after the other, each as an attempt and under keys of its own."""
-    names = [name for name, _ in JOURNAL_QUERY.parameters]
     statement, tag = await connection.prepare(JOURNAL_QUERY.sql), str(time.time_ns())
-    for journal in itertools.cycle(recording.journals):
+    for arguments in itertools.cycle(recording.journals):
         if time.monotonic() >= deadline:
             return
-        number, arguments = next(numbers), list(journal)
-        arguments[names.index("attempt_id")] = number
-        keys = arguments[names.index("key_names")]
-        arguments[names.index("key_names")] = [f"{tag}:{number:08}-{n}" for n in range(len(keys))]
-        if arguments[names.index("request_name")] is not None:
-            arguments[names.index("request_name")] = f"{tag}:{number:08}"
-        await statement.fetchrow(*arguments)
+        number = next(numbers)
+        await statement.fetchrow(*as_another(arguments, number, f"{tag}:{number}"))

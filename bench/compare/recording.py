@@ -5,6 +5,7 @@ which is read from the scripts' and the queries' own headers.
 """
 
 import asyncio
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -25,6 +26,9 @@ from bench.compare.bodies import AMOUNT, account_id
 
 JOURNAL_QUERY = load_queries("ledger")["journal_batch"]
 SCRIPTS = ("admit", "confirm")
+_PARAMETERS = [name for name, _ in JOURNAL_QUERY.parameters]
+# What one key for a whole request is remembered by.
+_REQUEST_NAMES = ("request_key", "request_name")
 
 
 class ScriptCall(NamedTuple):
@@ -33,6 +37,17 @@ class ScriptCall(NamedTuple):
     name: str
     keys: Sequence[str]
     arguments: Sequence[str]
+
+
+def as_another(arguments: Sequence[Any], attempt: int, name: str) -> list[Any]:
+    """Make of a journal call another attempt's, with names that nobody has used."""
+    changed = dict(zip(_PARAMETERS, arguments, strict=True))
+    changed["attempt_id"] = attempt
+    changed["key_names"] = [f"{name}-{item}" for item in range(len(changed["key_names"]))]
+    for parameter in _REQUEST_NAMES:
+        if changed[parameter] is not None:
+            changed[parameter] = f"{name}-{parameter}"
+    return list(changed.values())
 
 
 class Recording:
@@ -76,16 +91,16 @@ async def record(
     `keys` says what has a key, the request or each item. Raises `ValueError` when that is not one
     admission, one journal call and one confirm a batch.
     """
-    recording = Recording()
+    recording, tag = Recording(), time.time_ns()
     async with open_services(settings) as services:
         ledger = services.ledger
         for first in range(0, accounts, items):
             count = min(items, accounts - first)
-            await _decide(ledger, range(first, first + count), f"known-{first}", keys)
+            await _decide(ledger, range(first, first + count), f"{tag}-known-{first}", keys)
         with recording.listening():
             for number in range(batches):
                 numbers = [(number * items + item) % accounts for item in range(items)]
-                await _decide(ledger, numbers, str(number), keys)
+                await _decide(ledger, numbers, f"{tag}-{number}", keys)
             await asyncio.sleep(0.1)  # the last confirm follows the answers
     names = [call.name for call in recording.scripts]
     if names != list(SCRIPTS) * batches or len(recording.journals) != batches:

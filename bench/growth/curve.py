@@ -43,15 +43,6 @@ class Report(NamedTuple):
         base.with_suffix(".svg").write_text(self.plot())
         return text
 
-    def with_earlier(self, folder: Path = RESULTS) -> "Report":
-        """This report and, before its points, those of a run that it went on with."""
-        path = folder / f"growth-{self.name}.json"
-        if not path.exists():
-            return self
-        raw = json.loads(path.read_text())["samples"]
-        earlier = [Point(**each) for each in raw]
-        return self._replace(points=[*earlier, *self.points])
-
     def page(self) -> str:
         """The settings, a table for each curve, and what is flat."""
         lines = [f"# {self.title}", ""]
@@ -99,6 +90,21 @@ class Report(NamedTuple):
             verdict = "yes" if is_flat(values) else "**no**"
             lines.append(f"| {name} | {cells} | {relative(values)[-1]:.2f} | {verdict} |")
         return lines
+
+
+def earlier_points(folder: Path, name: str) -> list[Point]:
+    """What a run measured that is gone on with; nothing when there was none."""
+    path = folder / f"growth-{name}.json"
+    if not path.exists():
+        return []
+    return [Point(**each) for each in json.loads(path.read_text())["samples"]]
+
+
+def steps_left(steps: Sequence[int], largest: int, earlier: Sequence[Point]) -> list[int]:
+    """The steps up to the largest that come after the last one that was measured."""
+    measured = {point.step for point in earlier}
+    last = max((step for step in steps if count(step) in measured), default=-1)
+    return [step for step in steps if last < step <= largest]
 
 
 def figure(value: float) -> str:

@@ -68,6 +68,10 @@ INSERT INTO settlement_lines (account_no, version_after, settlement_id, entry_co
 SELECT account_no, version, $2::bigint, n, debit, credit, settled_minor FROM settled
 """
 _DROP_KEYS_INDEX = "ALTER TABLE idempotency_keys DROP CONSTRAINT IF EXISTS idempotency_keys_pkey"
+_HAS_KEYS_INDEX = """
+SELECT count(*) FROM pg_constraint
+ WHERE conrelid = 'idempotency_keys'::regclass AND contype = 'p'
+"""
 _ADD_KEYS_INDEX = "ALTER TABLE idempotency_keys ADD PRIMARY KEY (scope, name)"
 
 
@@ -82,6 +86,7 @@ def grow(stand: Stand, options: Options, rows: int, accounts: int, *, random: bo
     """Add settled rows up to so many; neither an API nor a worker may run."""
     have = generated(stand)
     if have >= rows:
+        _index_keys(stand, options)
         return
     require_room(options, rows - have)
     stand.execute("SET synchronous_commit = off; SET wal_compression = off")
@@ -92,13 +97,19 @@ def grow(stand: Stand, options: Options, rows: int, accounts: int, *, random: bo
         wanted = -(-min(PART_ROWS, rows - have) // BATCH_ROWS) * BATCH_ROWS
         have += _month(stand, options, wanted, accounts, random=random)
         print(f"{have:,} rows", flush=True)
-    with options.turns:
-        stand.execute(_ADD_KEYS_INDEX)
+    _index_keys(stand, options)
     with options.turns:
         stand.execute("VACUUM ANALYZE accounts")
         stand.execute("ANALYZE")
         stand.execute("CHECKPOINT")
     stand.execute("RESET ALL; SET jit = off")
+
+
+def _index_keys(stand: Stand, options: Options) -> None:
+    """Index the keys again unless they are; a run that was ended may have left them without."""
+    if not stand.ask(_HAS_KEYS_INDEX):
+        with options.turns:
+            stand.execute(_ADD_KEYS_INDEX)
 
 
 def generated(stand: Stand) -> int:

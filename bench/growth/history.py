@@ -2,8 +2,8 @@
 
 import time
 
-from bench.growth.curve import Point, Report, count
-from bench.growth.generate import generated, grow
+from bench.growth.curve import Point, Report, count, earlier_points, steps_left
+from bench.growth.generate import grow
 from bench.growth.loading import load_all
 from bench.growth.pending import add_pending
 from bench.growth.reads import read_ms, repeat_ms
@@ -36,17 +36,16 @@ def history_random(options: Options) -> Report:
 
 
 def _report(options: Options, name: str, title: str, *, random: bool) -> Report:
-    points = []
+    points = earlier_points(options.results, name) if options.reuse else []
     with open_stand(options) as stand:
         open_accounts(stand, ACCOUNTS)
-        have = generated(stand) if options.reuse else -1
-        for step in (step for step in STEPS if have < step <= options.largest):
+        for step in steps_left(STEPS, options.largest, points):
             grow(stand, options, step, ACCOUNTS, random=random)
             for number in range(options.rounds):
                 points.append(_measured(stand, options, step, number, random=random))
                 print(points[-1], flush=True)
         size = stand.ask("SELECT pg_database_size(current_database())")
-    report = Report(
+    return Report(
         name,
         title,
         {
@@ -57,7 +56,6 @@ def _report(options: Options, name: str, title: str, *, random: bool) -> Report:
         points,
         ("tx/s", "postgres CPU us/tx", "balance ms", "transaction by id ms", "settled rows/s"),
     )
-    return report.with_earlier(options.results) if options.reuse else report
 
 
 def _measured(stand: Stand, options: Options, step: int, number: int, *, random: bool) -> Point:

@@ -76,7 +76,7 @@ def summary_lines(result: LoadResult) -> list[str]:
         lines.append(f"* Knee: {_knee_text(result.knee)} ({result.bounds.text})")
     lines += [
         f"* Warning: at {step.figures.target_per_second:,.0f} TPS other programs on this machine"
-        f" used {step.processor.other_cores:.2f} cores: these figures are too low"
+        f" used {step.processor.other_cores:.2f} cores: these figures are not the service's alone"
         for step in result.steps
         if result.is_private and step.processor and step.processor.other_cores > OTHERS_MAX_CORES
     ]

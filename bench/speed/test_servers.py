@@ -6,14 +6,14 @@ from typing import Any
 
 import pytest
 
+from app import limits
 from app.infra.scripts import LuaScripts
 from app.ledger.store import QUERIES
-from bench.compare.recording import JOURNAL_QUERY, Recording
+from bench.compare.recording import JOURNAL_QUERY, Recording, as_another
 from bench.speed.conftest import Servers, per_item
 
-NAMES = [name for name, _ in JOURNAL_QUERY.parameters]
 _attempts = itertools.count(2**60)
-_BATCHES_MAX = 500
+_CHUNK = (limits.SETTLE_BATCHES_MAX, limits.SETTLE_ENTRIES_MAX)
 
 
 class Sender:
@@ -37,10 +37,8 @@ class Sender:
     async def journal(self, connection: Any) -> None:
         """Journal as another attempt under other keys."""
         (arguments,) = self._recording.journals
-        attempt, changed = next(_attempts), list(arguments)
-        changed[NAMES.index("attempt_id")] = attempt
-        keys = changed[NAMES.index("key_names")]
-        changed[NAMES.index("key_names")] = [f"{attempt}-{n}" for n in range(len(keys))]
+        attempt = next(_attempts)
+        changed = as_another(arguments, attempt, f"speed:{attempt}")
         row = await connection.fetchrow(JOURNAL_QUERY.sql, *changed)
         assert row["outcome"] == "journaled"
 
@@ -79,7 +77,7 @@ def test_settle_a_chunk(
             await sender.journal(connection)
 
     async def settle() -> Any:
-        return await connection.fetchrow(QUERIES["settle_chunk"], _BATCHES_MAX)
+        return await connection.fetchrow(QUERIES["settle_chunk"], *_CHUNK)
 
     def setup() -> None:
         stage.wait(fill())

@@ -254,6 +254,21 @@ BEGIN
      WHERE words[i.position] = 'admitted';
 END $$;
 
+-- Pending sums of accounts that have any, from the snapshot of the calling statement. What bounds the
+-- search is found once for all of them.
+CREATE FUNCTION pending_sums_of_v1(p_account_nos bigint[])
+RETURNS TABLE (account_no bigint, debit_minor numeric, credit_minor numeric) LANGUAGE sql STABLE AS $$
+    WITH bounds AS MATERIALIZED (
+        SELECT min(batch_seq) AS first_seq, min(created_at) AS first_at FROM journal_batches WHERE status = 'PENDING'
+    )
+    SELECT e.account_no, coalesce(sum(-e.change_minor) FILTER (WHERE e.change_minor < 0), 0),
+           coalesce(sum(e.change_minor) FILTER (WHERE e.change_minor > 0), 0)
+      FROM journal_entries e JOIN journal_batches b ON b.batch_seq = e.batch_seq AND b.status = 'PENDING'
+     WHERE e.account_no = ANY (p_account_nos)
+       AND e.batch_seq >= (SELECT first_seq FROM bounds) AND e.created_at >= (SELECT first_at FROM bounds)
+     GROUP BY e.account_no
+$$;
+
 -- Fold pending batches into the settled balances, at most p_batches_max and about p_entries_max
 -- entries: all of them or none. As settle_chunk_v1, which older processes call, without a table of its
 -- own between the entries and the balances.

@@ -48,9 +48,10 @@ SELECT account_no, account_id, currency, exponent FROM accounts WHERE account_id
 -- name: accounts_to_load
 -- Balances for Redis, each account's settled and pending amounts from the one snapshot.
 -- Params: $1 account_nos bigint[]
-SELECT a.account_no, a.account_id, a.settled_minor::text, a.version::text, p.debit_minor::text, p.credit_minor::text,
-       (a.settled_minor + p.credit_minor - p.debit_minor + a.credit_limit_minor)::text AS available_minor
-  FROM accounts a CROSS JOIN LATERAL pending_sums_v1(a.account_no) AS p
+SELECT a.account_no, a.account_id, a.settled_minor::text, a.version::text,
+       coalesce(p.debit_minor, 0)::text AS debit_minor, coalesce(p.credit_minor, 0)::text AS credit_minor,
+       (a.settled_minor + coalesce(p.credit_minor, 0) - coalesce(p.debit_minor, 0) + a.credit_limit_minor)::text AS available_minor
+  FROM accounts a LEFT JOIN pending_sums_of_v1($1) AS p USING (account_no)
  WHERE a.account_no = ANY ($1) AND a.kind = 'customer'
 
 -- name: journal_batch
@@ -157,18 +158,18 @@ SELECT account_id FROM accounts WHERE metadata @> '{"test": "true"}' ORDER BY ac
 SELECT outcome, settlement, batches, entries FROM settle_chunk_v2($1, $2)
 
 -- name: lines_of_settlement
--- What one settlement did to each customer account.
+-- What one settlement did to each customer account, as decimal text.
 -- Params: $1 settlement_id bigint
-SELECT a.account_no, a.account_id, l.version_after, l.version_after - l.entry_count AS version_before,
-       l.settled_after_minor, l.debit_minor, l.credit_minor
+SELECT a.account_no, a.account_id, (l.version_after - l.entry_count)::text AS version_before, l.version_after::text,
+       l.settled_after_minor::text, l.debit_minor::text, l.credit_minor::text
   FROM settlement_lines l JOIN accounts a USING (account_no)
  WHERE l.settlement_id = $1 AND a.kind = 'customer'
 
 -- name: lines_since_version
--- Everything settled on one account after a version, as one line.
+-- Everything settled on one account after a version, as one line of decimal text.
 -- Params: $1 account_no bigint, $2 version bigint
-SELECT max(version_after) AS version_after, max(settled_after_minor) FILTER (WHERE is_last) AS settled_after_minor,
-       sum(debit_minor) AS debit_minor, sum(credit_minor) AS credit_minor
+SELECT max(version_after)::text AS version_after, (max(settled_after_minor) FILTER (WHERE is_last))::text AS settled_after_minor,
+       sum(debit_minor)::text AS debit_minor, sum(credit_minor)::text AS credit_minor
   FROM (SELECT *, version_after = max(version_after) OVER () AS is_last
           FROM settlement_lines WHERE account_no = $1 AND version_after > $2) AS l
 

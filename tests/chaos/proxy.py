@@ -1,5 +1,8 @@
 """A TCP proxy between one process of the service and one of its servers, with labelled points.
 
+As TCP does, it keeps the order of bytes and passes none after a gap: where calls share a connection,
+the reply that follows a lost one would be taken for it.
+
 Beside passing bytes on it can delay, cut, refuse, or pass nothing; go to another server; and, at
 the exact point where a named call was sent but not delivered, or executed but not answered, run an
 action and then lose, hold back, or pass the bytes.
@@ -30,7 +33,7 @@ class Phase(StrEnum):
 
 
 class Fate(StrEnum):
-    """What becomes of the bytes after a trap has sprung."""
+    """What becomes of the bytes after a trap has sprung; dropped are all that follow, too."""
 
     PASS = "pass"
     CUT = "cut"
@@ -165,6 +168,12 @@ class _Connection:
         self._server_reader, self._server_writer = server_reader, server_writer
         self._holds = False
 
+    @staticmethod
+    async def _drain_for_good(reader: asyncio.StreamReader) -> None:
+        """Take what still comes and pass nothing on, until its sender gives up."""
+        while await reader.read(CHUNK_BYTES):
+            pass
+
     def cut(self) -> None:
         """Close both ends, the server's only when no request is held back."""
         self._writer.close()
@@ -197,7 +206,8 @@ class _Connection:
                 if verdict.fate is Fate.CUT:
                     break
                 if verdict.fate is Fate.DROP:
-                    continue
+                    await self._drain_for_good(self._reader)
+                    break
                 if verdict.fate is Fate.HOLD:
                     self._holds = True
                     if verdict.cuts_sender:
@@ -219,7 +229,8 @@ class _Connection:
                 if verdict.fate is Fate.CUT:
                     break
                 if verdict.fate is Fate.DROP:
-                    continue
+                    await self._drain_for_good(self._server_reader)
+                    break
                 if verdict.fate is Fate.HOLD:
                     await asyncio.sleep(verdict.hold_s)
                 self._writer.write(data)

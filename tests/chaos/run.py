@@ -12,7 +12,7 @@ import uvloop
 from app.errors import LedgerError
 from app.settings import load_settings
 from tests.chaos import report as reporting
-from tests.chaos.checker import LEAKED, VANISHED
+from tests.chaos.checker import FORGOTTEN, LEAKED, VANISHED
 from tests.chaos.faults import Faults, Incident
 from tests.chaos.history import History
 from tests.chaos.load import Load
@@ -166,13 +166,16 @@ async def _carry_out(
 def explained_by(incidents: Sequence[Incident], cast: Cast) -> frozenset[str]:
     """Which mismatches the service's own check may have found because of these faults.
 
-    A key vanishes where it was deleted. A reservation leaks for a while where what the reaper
+    A key vanishes where it was deleted; with the attempts in flight went what tells their amounts,
+    which stay taken until the service's check ends the epoch. A reservation leaks for a while where what the reaper
     needs was taken away.
     """
     explained: set[str] = set()
     for fault in (incident.fault for incident in incidents):
         if fault.kind is Kind.REDIS_DELETE_ACCOUNT or fault.manner == "delete":
             explained.add(VANISHED)
+        if fault.kind is Kind.REDIS_DELETE_FLIGHT:
+            explained.add(FORGOTTEN)
         hits_reaper = fault.process in cast.workers or fault.victim == "postgres"
         if hits_reaper or fault.kind in _HIT_THE_REAPER:
             explained.add(LEAKED)

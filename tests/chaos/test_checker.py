@@ -297,6 +297,25 @@ def test_what_the_service_found_must_be_explained_by_a_fault() -> None:
     assert violation.kind == "verification_found"
 
 
+@pytest.mark.parametrize(
+    ("kind", "expected", "found", "is_explained"),
+    [
+        ("redis_available", "8.09", "2.64", True),
+        ("redis_available", "2.64", "8.09", False),
+        ("redis_incoming", "0.00", "6.28", True),
+        ("redis_incoming", "6.28", "0.00", False),
+        ("redis_settled", "8.09", "2.64", False),
+    ],
+)
+def test_what_was_in_flight_and_forgotten_may_stay_taken_but_not_be_free(
+    kind: str, expected: str, found: str, is_explained: bool
+) -> None:
+    history, facts = clean()
+    facts = facts._replace(found=[FoundRow(kind, "A", expected, found)])
+    assert (check(history, facts) == []) is is_explained
+    assert check(history, facts, explained=frozenset())
+
+
 def test_redis_may_show_an_earlier_settlement() -> None:
     history, facts = clean()
     earlier = held(settled="0", version="0", pending_debit="40", pending_credit="125")

@@ -87,6 +87,24 @@ async def test_a_dropped_reply_leaves_its_connection_open() -> None:
         assert server.received == [GET]
 
 
+@pytest.mark.parametrize("phase", Phase)
+async def test_nothing_follows_what_was_dropped_and_nobody_gets_another_s_reply(
+    phase: Phase,
+) -> None:
+    """Two calls share a connection, and the first or its reply is lost."""
+    async with echo() as server, behind(server) as proxy:
+        proxy.arm(trap(Verdict(Fate.DROP), phase))
+        reader, writer = await asyncio.open_connection(HOST, proxy.port)
+        for _ in range(2):
+            writer.write(GET)
+            await asyncio.sleep(0.05)
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(reader.read(1), 0.1)
+        assert len(b"".join(server.received)) == (0 if phase is Phase.SENT else 2 * len(GET))
+        writer.close()
+        assert await ask(proxy) == b"+OK\r\n"
+
+
 async def test_a_request_held_back_arrives_although_its_sender_has_gone() -> None:
     async with echo() as server, behind(server) as proxy:
         proxy.arm(trap(Verdict(Fate.HOLD, 0.2), Phase.SENT))

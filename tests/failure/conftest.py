@@ -146,6 +146,15 @@ def pipeline_of(services: Services) -> Pipeline:
     return pipeline
 
 
+def is_settled_down(services: Services) -> bool:
+    """Tell whether no request is being decided any more.
+
+    A debit is answered before its batch is over, and until then a repetition of it is answered
+    from what was decided, and neither looked up nor reserved.
+    """
+    return not services.ledger._batcher._claims
+
+
 def records(redis_client: Any) -> list[FlightRecord]:
     """The attempts in flight in any epoch."""
     return [

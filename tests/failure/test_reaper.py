@@ -14,7 +14,7 @@ from app.ledger.model import Acceptance
 from app.ledger.reaper import ReapedCount
 from app.settings import Settings
 from tests.conftest import OpenAccount, eventually
-from tests.failure.conftest import pipeline_of, reservations
+from tests.failure.conftest import is_settled_down, pipeline_of, reservations
 from tests.integration.test_transactions import request
 
 AGE_S = 10.0
@@ -126,8 +126,7 @@ async def test_a_duplicate_inside_a_journaled_attempt_is_released(
 ) -> None:
     await open_account("A", "10.00")
     await services.ledger.post_transaction(request("A", "4", idempotency_key="k"))
-    # While its batch goes on, a repetition is answered from what was decided, and reserves nothing.
-    await eventually(lambda: not services.ledger._batcher._claims)
+    await eventually(lambda: is_settled_down(services))
     requests = [request("A", "4", idempotency_key="k"), request("A", "1", idempotency_key="l")]
     await left_over(services, monkeypatch, *requests, journaled=True)
     assert await available(redis_client, "A") == 100

@@ -11,7 +11,7 @@ from app.bootstrap import Services, open_services
 from app.ledger.model import AccountRequest
 from app.settings import Settings
 from tests.conftest import OpenAccount, eventually
-from tests.failure.conftest import pipeline_of, reservations
+from tests.failure.conftest import is_settled_down, pipeline_of, reservations
 from tests.failure.proxy import proxied
 from tests.integration.test_transactions import outcomes, request
 
@@ -31,7 +31,7 @@ async def test_a_failing_lookup_of_duplicates_does_not_keep_the_others_from_redi
 ) -> None:
     await open_account("A", "10.00")
     await services.ledger.post_transaction(request("A", "1", idempotency_key="dup"))
-    await eventually(lambda: not reservations(redis_client))
+    await eventually(lambda: is_settled_down(services))
     store = pipeline_of(services)._store
     monkeypatch.setattr(store, "transactions_by_identity", refused_by_postgres)
     batch = [
@@ -116,12 +116,12 @@ async def test_a_confirm_gets_through_when_redis_is_out_of_memory(
 
 
 async def test_a_repetition_does_not_make_another_request_of_its_batch_refused(
-    services: Services, open_account: OpenAccount, redis_client: Any
+    services: Services, open_account: OpenAccount
 ) -> None:
     """Until the journal finds it out, the repetition reserves what the other one needs."""
     await open_account("A", "10.00")
     await services.ledger.post_transaction(request("A", "4", idempotency_key="k"))
-    await eventually(lambda: not reservations(redis_client))
+    await eventually(lambda: is_settled_down(services))
     results = await outcomes(services, [request("A", "4", idempotency_key="k"), request("A", "5")])
     assert [result.replayed for result in results] == [True, False]
     assert (await services.ledger.balance("A")).available_minor == 100

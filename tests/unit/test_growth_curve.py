@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.growth.curve import Point, Report, count
+from bench.growth.curve import Point, Report, count, earlier_points, steps_left
 
 
 def report(*rates: tuple[str, float, float]) -> Report:
@@ -43,9 +43,19 @@ def test_all_three_files_are_written_and_can_be_gone_on_with(tmp_path: Path) -> 
     raw = json.loads((tmp_path / "growth-some.json").read_text())
     assert len(raw["samples"]) == 3
     assert (tmp_path / "growth-some.svg").read_text().startswith("<svg")
-    both = report(("1M", 500, 20)).with_earlier(tmp_path)
-    assert both.medians("load") == {"tx/s": [1_000, 500], "cost": [10, 20]}
+    earlier = earlier_points(tmp_path, "some")
+    assert earlier == first.points
+    both = first._replace(points=[*earlier, *report(("1M", 500, 20)).points])
     assert "| tx/s | 1,000 | 500 | 0.50 | **no** |" in both.page()
+    assert earlier_points(tmp_path, "other") == []
+
+
+def test_a_run_goes_on_after_the_last_step_that_was_measured() -> None:
+    steps = (0, 1_000_000, 10_000_000, 100_000_000)
+    measured = [Point("load", step, 0, {}) for step in ("0", "10M")]
+    assert steps_left(steps, 10**9, measured) == [100_000_000]
+    assert steps_left(steps, 10_000_000, measured) == []
+    assert steps_left(steps, 1_000_000, []) == [0, 1_000_000]
 
 
 def test_a_figure_that_is_missing_at_a_step_is_not_plotted() -> None:
