@@ -20,7 +20,7 @@ EXTERNAL = "external"
 VANISHED, LEAKED = "redis_vanished", "reservation_leaked"
 # No kind of the service's own: amounts that stay taken, for what held them was deleted.
 FORGOTTEN = "forgotten"
-MADE_BY_FAULTS = frozenset({VANISHED, LEAKED, FORGOTTEN})
+MADE_BY_FAULTS = frozenset({VANISHED, LEAKED})
 IN_FLIGHT = frozenset({"left_in_flight", "leaked_reservation", "incoming_left"})
 # What may be so while the service is still coming to rest.
 MAY_PASS = IN_FLIGHT | {

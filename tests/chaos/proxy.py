@@ -1,7 +1,7 @@
 """A TCP proxy between one process of the service and one of its servers, with labelled points.
 
-As TCP does, it keeps the order of bytes and passes none after a gap: where calls share a connection,
-the reply that follows a lost one would be taken for it.
+As TCP does, it keeps the order of bytes and passes none after a gap: where calls share a
+connection, the reply that follows a lost one would be taken for it.
 
 Beside passing bytes on it can delay, cut, refuse, or pass nothing; go to another server; and, at
 the exact point where a named call was sent but not delivered, or executed but not answered, run an

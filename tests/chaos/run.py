@@ -166,9 +166,9 @@ async def _carry_out(
 def explained_by(incidents: Sequence[Incident], cast: Cast) -> frozenset[str]:
     """Which mismatches the service's own check may have found because of these faults.
 
-    A key vanishes where it was deleted; with the attempts in flight went what tells their amounts,
-    which stay taken until the service's check ends the epoch. A reservation leaks for a while where what the reaper
-    needs was taken away.
+    A key vanishes where it was deleted. With the attempts in flight went what tells their amounts,
+    which stay taken until the service's check ends the epoch. A reservation leaks for a while
+    where what the reaper needs was taken away.
     """
     explained: set[str] = set()
     for fault in (incident.fault for incident in incidents):
