@@ -5,6 +5,7 @@ Ends with 1 and a sentence when any balance is not exact, with 2 when it cannot 
 
 import argparse
 import logging
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,6 +18,7 @@ from bench.compare.wrk import INSTALL, has_wrk
 PARTS = (*SECTIONS, "ceilings", "lonely")
 ROUNDS, SECONDS = 3, 2.0
 QUICK_ROUNDS, QUICK_SECONDS = 1, 1.0
+_TERMINATED = 143
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -30,6 +32,8 @@ def main(arguments: Sequence[str]) -> int:
         print(INSTALL, file=sys.stderr)
         return 2
     logging.basicConfig(level=logging.ERROR)
+    # Whoever ends a run ends its servers and its files with it.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(_TERMINATED))
     (name,) = given.selection if len(given.selection) == 1 else [""]
     print(RUNS.get(name, table)(_options(given)))
     return 0

@@ -53,9 +53,16 @@ def recording(servers: Servers, size: int) -> Recording:
 
 
 @pytest.fixture
-def make_items() -> Iterator[Callable[[int], list[Item]]]:
-    """Make the items of a batch, each with its account, its key and a future."""
+def loop() -> Iterator[asyncio.AbstractEventLoop]:
+    """A loop that runs only when told."""
     loop = asyncio.new_event_loop()
+    yield loop
+    loop.close()
+
+
+@pytest.fixture
+def make_items(loop: asyncio.AbstractEventLoop) -> Callable[[int], list[Item]]:
+    """Make the items of a batch, each with its account, its key and a future of the loop."""
 
     def make(count: int) -> list[Item]:
         accounts = [Account(number + 1, account_id(number), "USD", 2) for number in range(ACCOUNTS)]
@@ -71,8 +78,7 @@ def make_items() -> Iterator[Callable[[int], list[Item]]]:
             for number in range(count)
         ]
 
-    yield make
-    loop.close()
+    return make
 
 
 def transaction_request(name: str, key: str) -> TransactionRequest:

@@ -1,10 +1,10 @@
 """Putting batches together: items, the scripts' arguments, the journal's columns, the queue."""
 
 import asyncio
-from collections.abc import Callable, Coroutine, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, NoReturn, cast
 
+from app.infra.resilience import Breaker
 from app.kit.ids import AttemptNumbers
 from app.ledger.admission import Admission, Attempt, Slot
 from app.ledger.batcher import Batcher
@@ -15,6 +15,8 @@ from app.ledger.mode import Ruling
 from bench.speed.conftest import per_item
 
 RULING = Ruling(1, Mode.REDIS, token="token")
+# Ending a call as it is sent counts as a failure.
+_FAILURES_MAX = 10**9
 MakeItems = Callable[[int], list[Item]]
 
 
@@ -38,12 +40,6 @@ class _Server:
         raise _Sent
 
 
-class _Breaker:
-    @contextmanager
-    def guard(self) -> Iterator[None]:
-        yield
-
-
 def until_sent(call: Coroutine[Any, Any, Any]) -> bool:
     """Run a call that waits for nothing up to where it would be sent."""
     try:
@@ -61,34 +57,29 @@ def test_make_items(benchmark: Any, size: int, make_items: MakeItems) -> None:
 
 def test_put_an_admission_together(benchmark: Any, size: int, make_items: MakeItems) -> None:
     """Group items and write the arguments of the script."""
-    admission = Admission(cast("Any", _Server()), cast("Any", _Breaker()))
+    admission = Admission(cast("Any", _Server()), Breaker(_FAILURES_MAX, 1.0))
     items, slot, attempts = make_items(size), Slot("1.0"), AttemptNumbers(1)
     per_item(benchmark, size)
     assert benchmark(lambda: until_sent(admission.admit(RULING, slot, Attempt(attempts), items)))
 
 
-def test_put_a_journal_call_together(benchmark: Any, size: int, make_items: MakeItems) -> None:
+def test_put_a_journal_call_together(
+    benchmark: Any, size: int, make_items: MakeItems, loop: asyncio.AbstractEventLoop
+) -> None:
     """Turn items into the journal's columns."""
     journal = Journal(cast("Any", _Server()), 1_000)
     items = make_items(size)
 
-    async def write() -> None:
-        await journal.write(RULING, 1, items, deadline=0.0)
+    async def write() -> bool:
+        return until_sent(journal.write(RULING, 1, items, deadline=0.0))
 
-    with asyncio.Runner() as runner:
-
-        def sent() -> bool:
-            try:
-                runner.run(write())
-            except _Sent:
-                return True
-            return False
-
-        per_item(benchmark, size)
-        assert benchmark(sent)
+    per_item(benchmark, size)
+    assert benchmark(lambda: loop.run_until_complete(write()))
 
 
-def test_queue_and_take_a_batch(benchmark: Any, size: int, make_items: MakeItems) -> None:
+def test_queue_and_take_a_batch(
+    benchmark: Any, size: int, make_items: MakeItems, loop: asyncio.AbstractEventLoop
+) -> None:
     """Queue, take and answer a batch, with the start and end of a batcher."""
     taken: list[int] = []
 
@@ -105,9 +96,10 @@ def test_queue_and_take_a_batch(benchmark: Any, size: int, make_items: MakeItems
         await items[-1].future
         await batcher.stop()
 
-    with asyncio.Runner() as runner:
-        per_item(benchmark, size)
-        benchmark.pedantic(
-            lambda items: runner.run(go(items)), setup=lambda: ((make_items(size),), {}), rounds=30
-        )
+    per_item(benchmark, size)
+    benchmark.pedantic(
+        lambda items: loop.run_until_complete(go(items)),
+        setup=lambda: ((make_items(size),), {}),
+        rounds=30,
+    )
     assert taken == [size] * len(taken)

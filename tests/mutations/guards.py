@@ -1,32 +1,23 @@
 """The guards that keep money safe, how each is switched off, and the tests that notice."""
 
-from typing import NamedTuple
+from tests.mutations.guard import (
+    BATCHES,
+    DECIDE,
+    FALLBACK,
+    FENCE,
+    JOURNAL,
+    LOST_REPLIES,
+    LUA_MONEY,
+    REAPER,
+    RELIABILITY,
+    TWINS,
+    Guard,
+)
+from tests.mutations.part_guards import PART_GUARDS
 
-FENCE = "lua/include/fence.lua"
-RELIABILITY = "sql/migrations/0002_ledger_reliability.sql"
-BATCHES = "sql/migrations/0003_ledger_batches.sql"
-LUA_MONEY = "tests/lua/test_money.py"
-JOURNAL = "tests/sql/test_journal.py"
-DECIDE = "tests/sql/test_decide.py"
-SQL_PARTS = "tests/sql/test_parts.py"
-BULK = "tests/api/test_bulk.py"
-REAPER = "tests/failure/test_reaper.py"
-FALLBACK = "tests/failure/test_fallback.py"
-TWINS = "tests/failure/test_twins.py"
-LOST_REPLIES = "tests/failure/test_lost_replies.py"
+__all__ = ["FENCE", "GUARDS", "Guard"]
 
-
-class Guard(NamedTuple):
-    """A guard: replacing `text` in `path` by `without` switches it off; `tests` must then fail."""
-
-    name: str
-    path: str
-    text: str
-    without: str
-    tests: str
-
-
-GUARDS = (
+GUARDS: tuple[Guard, ...] = (
     Guard(
         "token",
         FENCE,
@@ -178,20 +169,6 @@ GUARDS = (
         TWINS,
     ),
     Guard(
-        "names_of_parts_in_flight",
-        "app/ledger/part.py",
-        "any(identity.text in names for identity in self.identities)",
-        "False",
-        TWINS,
-    ),
-    Guard(
-        "parts_in_flight_are_not_refused_in_part",
-        "app/ledger/part_pipeline.py",
-        "if refused and admitted and part.is_among(admittance.others):",
-        "if False:",
-        TWINS,
-    ),
-    Guard(
         "repetitions_tell_of_credits",
         "app/ledger/pipeline.py",
         "            found = await self._find(duplicates)\n"
@@ -235,140 +212,6 @@ GUARDS = (
         "p_key_scopes, p_key_names, p_is_repeated);",
         "p_key_scopes, p_key_names, false);",
         DECIDE,
-    ),
-    Guard(
-        "refusal_record_of_a_part",
-        BATCHES,
-        "p_key_scopes, p_key_names, p_is_repeated);",
-        "p_key_scopes, p_key_names, false);",
-        SQL_PARTS,
-    ),
-    Guard(
-        "part_key_before_journal",
-        BATCHES,
-        "    IF NOT claim_request_v1(accepted_seq, p_request_scope, p_request_key,"
-        " p_request_name, p_request_digest) THEN\n"
-        "        outcome := 'duplicate';\n    ELSE\n",
-        "    IF false THEN\n        outcome := 'duplicate';\n    ELSE\n",
-        SQL_PARTS,
-    ),
-    Guard(
-        "part_key_before_deciding",
-        BATCHES,
-        "    IF NOT claim_request_v1(accepted_seq, p_request_scope, p_request_key,"
-        " p_request_name, p_request_digest) THEN\n"
-        "        PERFORM undo_batch_v1(",
-        "    IF false THEN\n        PERFORM undo_batch_v1(",
-        SQL_PARTS,
-    ),
-    Guard(
-        "duplicate_undoes",
-        BATCHES,
-        "    IF outcome = 'duplicate' THEN\n        PERFORM undo_batch_v1(accepted_seq,"
-        " p_request_scope, p_request_key, p_request_name, p_key_scopes, p_key_names, false);\n",
-        "    IF outcome = 'duplicate' THEN\n",
-        SQL_PARTS,
-    ),
-    Guard(
-        "duplicate_undoes_decision",
-        BATCHES,
-        "p_key_names, false);\n        outcome := 'duplicate';\n        RETURN;",
-        "p_key_names, true);\n        outcome := 'duplicate';\n        RETURN;",
-        SQL_PARTS,
-    ),
-    Guard(
-        "undo_frees_keys",
-        BATCHES,
-        "WHERE i.scope = k.scope AND i.name = k.name AND i.batch_seq = p_batch_seq;",
-        "WHERE false;",
-        SQL_PARTS,
-    ),
-    Guard(
-        "undo_spares_keys_of_others",
-        BATCHES,
-        "WHERE i.scope = k.scope AND i.name = k.name AND i.batch_seq = p_batch_seq;",
-        "WHERE i.scope = k.scope AND i.name = k.name;",
-        SQL_PARTS,
-    ),
-    Guard(
-        "atomic_journal",
-        BATCHES,
-        "CASE WHEN p_extent = 'all' AND duplicate_items <> '{}' THEN 'duplicate'",
-        "CASE WHEN false THEN 'duplicate'",
-        SQL_PARTS,
-    ),
-    Guard(
-        "atomic_decision",
-        BATCHES,
-        "CASE WHEN p_extent = 'all' AND v_left_out <> '{}' THEN 'refused'",
-        "CASE WHEN false THEN 'refused'",
-        SQL_PARTS,
-    ),
-    Guard(
-        "atomic_admission",
-        "lua/admit.lua",
-        "if extent == 'each' or #positions == 0 then",
-        "if true then",
-        LUA_MONEY,
-    ),
-    Guard(
-        "refusals_in_the_same_commit",
-        BATCHES,
-        "cardinality(p_account_nos), p_changes_minor, p_request_digest, p_refusals::jsonb,",
-        "cardinality(p_account_nos), p_changes_minor, p_request_digest, '[]'::jsonb,",
-        SQL_PARTS,
-    ),
-    Guard(
-        "decided_refusals_in_the_same_commit",
-        BATCHES,
-        "refusals = p_refusals::jsonb || (",
-        "refusals = p_refusals::jsonb || NULLIF(p_refusals::jsonb, p_refusals::jsonb) || (",
-        SQL_PARTS,
-    ),
-    Guard(
-        "remembered_for_ever",
-        BATCHES,
-        "       AND (NEW.changes_minor, NEW.request_digest, NEW.refusals)\n"
-        "           IS NOT DISTINCT FROM"
-        " (OLD.changes_minor, OLD.request_digest, OLD.refusals) THEN\n",
-        "       THEN\n",
-        SQL_PARTS,
-    ),
-    Guard(
-        "digest_at_the_claim",
-        BATCHES,
-        "AND k.item_no = -1 AND b.request_digest = p_digest) THEN",
-        "AND k.item_no = -1) THEN",
-        SQL_PARTS,
-    ),
-    Guard(
-        "digest_is_compared",
-        "app/ledger/part.py",
-        "stored is None or stored.digest != self.digest",
-        "stored is None",
-        BULK,
-    ),
-    Guard(
-        "refused_numbers_are_skipped",
-        "app/ledger/part.py",
-        "item_no += stored.mode is Mode.POSTGRES",
-        "item_no += 1",
-        FALLBACK,
-    ),
-    Guard(
-        "release_of_a_part_not_journaled",
-        "app/ledger/part_pipeline.py",
-        "        await self._pipeline.release(slot, ruling, attempt)\n"
-        "        return word is Journaled.DUPLICATE",
-        "        return word is Journaled.DUPLICATE",
-        REAPER,
-    ),
-    Guard(
-        "refusals_of_parts_are_fenced",
-        "app/ledger/part_pipeline.py",
-        "rules = await self._store.epoch_rules(ruling.epoch, ruling.token, ruling.mode)",
-        "rules = True",
-        FALLBACK,
     ),
     Guard(
         "claim_before_deciding",
@@ -434,4 +277,5 @@ GUARDS = (
         "range(1)",
         FALLBACK,
     ),
+    *PART_GUARDS,
 )

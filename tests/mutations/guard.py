@@ -1,0 +1,26 @@
+"""What a guard is, and where guards and their tests stand."""
+
+from typing import NamedTuple
+
+FENCE = "lua/include/fence.lua"
+RELIABILITY = "sql/migrations/0002_ledger_reliability.sql"
+BATCHES = "sql/migrations/0003_ledger_batches.sql"
+LUA_MONEY = "tests/lua/test_money.py"
+JOURNAL = "tests/sql/test_journal.py"
+DECIDE = "tests/sql/test_decide.py"
+SQL_PARTS = "tests/sql/test_parts.py"
+BULK = "tests/api/test_bulk.py"
+REAPER = "tests/failure/test_reaper.py"
+FALLBACK = "tests/failure/test_fallback.py"
+TWINS = "tests/failure/test_twins.py"
+LOST_REPLIES = "tests/failure/test_lost_replies.py"
+
+
+class Guard(NamedTuple):
+    """A guard: replacing `text` in `path` by `without` switches it off; `tests` must then fail."""
+
+    name: str
+    path: str
+    text: str
+    without: str
+    tests: str
