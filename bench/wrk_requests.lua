@@ -10,16 +10,13 @@
 -- A request is cut at the places for the key once, before the run. No `response` is defined: wrk then
 -- reads answers without copying them, and counts those of 400 and above as errors by itself.
 
+local folder = string.match(debug.getinfo(1, 'S').source, '^@(.*/)') or ''
+dofile(folder .. 'wrk_run.lua')
+
 local place = string.rep('K', 24)
 local run, keys = os.getenv('BENCH_RUN'), os.getenv('BENCH_KEYS')
 local thread_total = tonumber(os.getenv('BENCH_THREADS'))
 local requests, turn, number, prefix = {}, 0, 0, nil
-local threads_seen = 0
-
-function setup(thread)
-  thread:set('thread_number', threads_seen)
-  threads_seen = threads_seen + 1
-end
 
 -- The pieces of a text between the places for the key, with slots for the key between them.
 local function cut(text)
@@ -53,11 +50,4 @@ function request()
   if #slots == 3 then return slots[1] .. key .. slots[3] end
   for slot = 2, #slots, 2 do slots[slot] = key end
   return table.concat(slots)
-end
-
-function done(summary, latency)
-  local errors = summary.errors
-  io.write(string.format('RESULT %d %d %d %d %d %d %d %d\n', summary.requests - errors.status, errors.status,
-    errors.connect + errors.read + errors.write + errors.timeout, summary.duration, latency.mean,
-    latency:percentile(50), latency:percentile(95), latency:percentile(99)))
 end

@@ -27,22 +27,23 @@ def check_json_type(content_type: str) -> None:
 
 def decode_msgpack(decoder: "msgspec.msgpack.Decoder[T]", body: bytes) -> T:
     """Decode a MessagePack body; raises what `decode_json` raises."""
-    try:
-        return decoder.decode(body)
-    except msgspec.ValidationError as exc:
-        raise _named(str(exc)) from exc
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
-        raise errors.MalformedJson(f"The body is not valid MessagePack: {exc}") from exc
+    return _decoded(decoder, body, "MessagePack")
 
 
 def decode_json(decoder: "msgspec.json.Decoder[T]", body: bytes) -> T:
     """Decode a body; raises `MalformedJson`, `MissingField`, `UnknownField`, `WrongType`, ..."""
+    return _decoded(decoder, body, "JSON")
+
+
+def _decoded(
+    decoder: "msgspec.json.Decoder[T] | msgspec.msgpack.Decoder[T]", body: bytes, form: str
+) -> T:
     try:
         return decoder.decode(body)
     except msgspec.ValidationError as exc:
         raise _named(str(exc)) from exc
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
-        raise errors.MalformedJson(f"The body is not valid JSON: {exc}") from exc
+        raise errors.MalformedJson(f"The body is not valid {form}: {exc}") from exc
 
 
 def _named(message: str) -> errors.Rejected:

@@ -12,7 +12,6 @@ POSTGRES_MODE = "this service, mode postgres"
 NAIVE = "naive: a script and an insert each"
 EMPTY = "empty handler"
 ROW_LOCKS = "row locks (pgbench)"
-COMPETITORS = (ROW_LOCKS, EMPTY, NAIVE, POSTGRES_MODE, SERVICE)
 
 
 class Cell(NamedTuple):

@@ -1,30 +1,30 @@
 -- wrk: debit 0.01 from random accounts, each request under a key of its own.
 --
--- BENCH_ACCOUNTS  how many accounts there are, named A0, A1, ...
+-- BENCH_ACCOUNTS  how many accounts there are, named A0000000, A0000001, ...
 -- BENCH_RUN       a text that no other run has; keys begin with it, so they ascend with time
 -- BENCH_KEYS      time, random or none
+--
+-- A request is cut at the places for the key and for the account's number once, before the run.
 
+local folder = string.match(debug.getinfo(1, 'S').source, '^@(.*/)') or ''
+dofile(folder .. '../wrk_run.lua')
+
+local key_place, number_place = string.rep('K', 36), string.rep('N', 7)
 local accounts = tonumber(os.getenv('BENCH_ACCOUNTS'))
 local run, keys = os.getenv('BENCH_RUN'), os.getenv('BENCH_KEYS')
-local threads_seen = 0
-local number = 0
-
-function setup(thread)
-  thread:set('thread_number', threads_seen)
-  threads_seen = threads_seen + 1
-end
+local number, head, middle, tail = 0, nil, nil, nil
 
 function init()
   math.randomseed((tonumber(string.sub(run, -6), 16) + thread_number * 7919) % 2147483647)
-  local headers = {['Content-Type'] = 'application/json', ['Idempotency-Key'] = string.rep('K', 36)}
-  if keys == 'none' then headers['Idempotency-Key'] = nil end
-  text = wrk.format('POST', nil, headers, '{"account_id":"AXXXXXXX","amount":"0.01","type":"debit"}')
-  local from, to = string.find(text, string.rep('K', 36), 1, true)
-  local place = string.find(text, 'XXXXXXX', 1, true)
-  if from and from < place then
-    head, middle, tail = string.sub(text, 1, from - 1), string.sub(text, to + 1, place - 1), string.sub(text, place + 7)
-  else
-    head, middle, tail = nil, string.sub(text, 1, place - 1), string.sub(text, place + 7)
+  local headers = {['Content-Type'] = 'application/json'}
+  if keys ~= 'none' then headers['Idempotency-Key'] = key_place end
+  local body = '{"account_id":"A' .. number_place .. '","amount":"0.01","type":"debit"}'
+  local text = wrk.format('POST', nil, headers, body)
+  local from, to = string.find(text, number_place, 1, true)
+  middle, tail = string.sub(text, 1, from - 1), string.sub(text, to + 1)
+  if keys ~= 'none' then
+    from, to = string.find(middle, key_place, 1, true)
+    head, middle = string.sub(middle, 1, from - 1), string.sub(middle, to + 1)
   end
 end
 
@@ -41,11 +41,4 @@ function request()
   local account = string.format('%07d', math.random(0, accounts - 1))
   if keys == 'none' then return middle .. account .. tail end
   return head .. key() .. middle .. account .. tail
-end
-
-function done(summary, latency)
-  local errors = summary.errors
-  io.write(string.format('RESULT %d %d %d %d %d %d %d %d\n', summary.requests - errors.status, errors.status,
-    errors.connect + errors.read + errors.write + errors.timeout, summary.duration, latency.mean,
-    latency:percentile(50), latency:percentile(95), latency:percentile(99)))
 end

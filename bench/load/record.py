@@ -4,7 +4,6 @@ A request has its latency in microseconds from the instant it was meant to be se
 """
 
 from array import array
-from collections import Counter
 from typing import NamedTuple
 
 import msgspec
@@ -242,13 +241,3 @@ def is_unknown_word(word: str) -> bool:
         return True
     status, _, code = word.partition(" ")
     return status.isdigit() and int(status) >= _SERVER_ERROR and code not in _UNCHANGED
-
-
-def outcome_counts(records: list[Record]) -> Counter[str]:
-    """How many requests got each word."""
-    counts = Counter[str]()
-    for record in records:
-        numbers = Counter(array("H", record.word_numbers))
-        for number, count in numbers.items():
-            counts[record.words[number]] += count
-    return counts

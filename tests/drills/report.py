@@ -128,11 +128,6 @@ def verdict(passed: bool) -> str:
     return "Passed" if passed else "Failed"
 
 
-def milliseconds(seconds: float | None) -> str:
-    """A duration, or what is said where there is none."""
-    return "never" if seconds is None else f"{round(seconds * 1_000)} ms"
-
-
 def write_report(folder: Path, name: str, lines: Iterable[str]) -> Path:
     """Write a report under its name and the present instant; returns where."""
     folder.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""The service as processes of their own, to be killed."""
+"""What tests of faults share: processes to be killed, proxies in between, a look into Redis."""
 
 import contextlib
 import os
@@ -15,7 +15,7 @@ import httpx
 import msgspec
 import pytest
 
-from app.bootstrap import Services, open_services
+from app.bootstrap import Services, WorkerServices, open_services
 from app.kit.money import currency_exponent
 from app.ledger.flights import Flight, FlightRecord, read_record
 from app.ledger.model import AccountRequest
@@ -104,6 +104,49 @@ def processes(settings: Settings, tmp_path: Path) -> Iterator[Processes]:
     processes.end()
 
 
+@pytest.fixture
+async def other(settings: Settings) -> AsyncIterator[Services]:
+    """A second instance."""
+    async with open_services(settings) as services:
+        yield services
+
+
+class Clock:
+    """A clock turned by hand."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(worker: WorkerServices) -> Clock:
+    """The reaper's clock."""
+    clock = Clock()
+    worker.reaper._clock = clock
+    return clock
+
+
+@contextlib.asynccontextmanager
+async def behind_proxies(
+    settings: Settings, deadline_ms: int
+) -> AsyncIterator[tuple[Settings, FaultyProxy, FaultyProxy]]:
+    """Settings of a service behind two proxies, and the proxies to Redis and to PostgreSQL."""
+    async with (
+        proxied(settings.redis.url) as (redis_url, redis),
+        proxied(settings.postgres.url) as (postgres_url, postgres),
+    ):
+        there = msgspec.structs.replace(
+            settings,
+            redis=msgspec.structs.replace(settings.redis, url=redis_url, timeout_ms=300),
+            postgres=msgspec.structs.replace(settings.postgres, url=postgres_url, timeout_ms=1_000),
+            ledger=msgspec.structs.replace(settings.ledger, deadline_ms=deadline_ms),
+        )
+        yield there, redis, postgres
+
+
 class Behind(NamedTuple):
     """The ledger behind two proxies."""
 
@@ -115,28 +158,21 @@ class Behind(NamedTuple):
 @pytest.fixture
 async def behind(settings: Settings) -> AsyncIterator[Behind]:
     async with (
-        proxied(settings.redis.url) as (redis_url, redis),
-        proxied(settings.postgres.url) as (postgres_url, postgres),
+        behind_proxies(settings, deadline_ms=3_000) as (there, redis, postgres),
+        open_services(there) as services,
     ):
-        there = msgspec.structs.replace(
-            settings,
-            redis=msgspec.structs.replace(settings.redis, url=redis_url, timeout_ms=300),
-            postgres=msgspec.structs.replace(settings.postgres, url=postgres_url, timeout_ms=1_000),
-            ledger=msgspec.structs.replace(settings.ledger, deadline_ms=3_000),
+        opening = AccountRequest(
+            account_id="A",
+            currency="USD",
+            exponent=currency_exponent("USD"),
+            opening_minor=1_000,
         )
-        async with open_services(there) as services:
-            opening = AccountRequest(
-                account_id="A",
-                currency="USD",
-                exponent=currency_exponent("USD"),
-                opening_minor=1_000,
-            )
-            await services.ledger.open_account(opening)
-            await services.ledger.post_transaction(request("A", "0.50"))
-            await services.ledger.post_transaction(request("A", "0.50", "credit"))
-            yield Behind(services, redis, postgres)
-            redis.resume()
-            postgres.resume()
+        await services.ledger.open_account(opening)
+        await services.ledger.post_transaction(request("A", "0.50"))
+        await services.ledger.post_transaction(request("A", "0.50", "credit"))
+        yield Behind(services, redis, postgres)
+        redis.resume()
+        postgres.resume()
 
 
 def pipeline_of(services: Services) -> Pipeline:
@@ -167,6 +203,17 @@ def records(redis_client: Any) -> list[FlightRecord]:
 def reservations(redis_client: Any) -> list[Flight]:
     """What is in flight on any account of any epoch."""
     return [flight for record in records(redis_client) for flight in record.flights]
+
+
+def account_key(redis_client: Any, account_id: str = "A") -> str:
+    """Where Redis holds an account, in the one epoch that has it."""
+    (key,) = redis_client.keys(f"subbalance:*:account:{account_id}")
+    return key
+
+
+def account_fields(redis_client: Any, account_id: str = "A") -> dict[str, str]:
+    """What Redis holds of an account."""
+    return redis_client.hgetall(account_key(redis_client, account_id))
 
 
 def put_in_flight(

@@ -8,6 +8,9 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from urllib.parse import urlsplit, urlunsplit
 
+# What only an admit, and only a confirm, carries on the wire.
+ADMIT, CONFIRM = b"9000000000000000000", b"journaled"
+
 
 class FaultyProxy:
     """Passes bytes on until told otherwise."""

@@ -16,11 +16,20 @@ from app.infra.redis import REDIS_ERRORS
 from app.ledger.model import Acceptance
 from app.settings import Settings
 from tests.conftest import eventually
-from tests.failure.conftest import Behind, pipeline_of, put_in_flight, records, reservations
+from tests.failure.conftest import (
+    Behind,
+    account_fields,
+    account_key,
+    pipeline_of,
+    put_in_flight,
+    records,
+    reservations,
+)
+from tests.failure.proxy import ADMIT, CONFIRM
 from tests.integration.test_transactions import outcomes, request
 
-# What only a call of this kind carries on the wire.
-ADMIT, CONFIRM, JOURNAL = b"9000000000000000000", b"journaled", b"key:k"
+# What only the journal call of a request whose key is "k" carries on the wire.
+JOURNAL = b"key:k"
 
 
 async def post(behind: Behind, amount: str, direction: str = "debit", **more: Any) -> Acceptance:
@@ -31,11 +40,6 @@ async def post(behind: Behind, amount: str, direction: str = "debit", **more: An
 
 async def rows(database: Any) -> int:
     return await database.fetchval("SELECT count(*) FROM sub_balances") - 3
-
-
-async def redis_hash(redis_client: Any) -> dict[str, str]:
-    (key,) = redis_client.keys("subbalance:*:account:A")
-    return redis_client.hgetall(key)
 
 
 @pytest.mark.parametrize("direction", ["debit", "credit"])
@@ -63,7 +67,7 @@ async def test_a_reply_lost_after_execution_moves_money_once(
     assert (await behind.services.ledger.balance("A")).available_minor == expected
 
     async def redis_agrees() -> bool:
-        fields = await redis_hash(redis_client)
+        fields = account_fields(redis_client)
         left = reservations(redis_client)
         return (fields["available"], fields["incoming"], left) == (str(expected), "0", [])
 
@@ -89,7 +93,7 @@ async def test_a_journal_that_cannot_be_asked_is_said_to_be_unknown_and_a_retry_
 
     assert (await eventually(retried)).replayed
     assert await rows(database) == 1
-    assert (await redis_hash(redis_client))["available"] == "600"
+    assert account_fields(redis_client)["available"] == "600"
 
 
 @pytest.mark.reliability(redis_fallback=False, breaker_timeout_ms=100)
@@ -113,7 +117,7 @@ async def test_while_redis_stalls_requests_are_refused_in_time_and_nothing_leaks
 
     await eventually(accepted)
     assert await rows(database) == 1
-    assert (await redis_hash(redis_client))["available"] == "600"
+    assert account_fields(redis_client)["available"] == "600"
 
 
 async def test_cut_connections_are_not_seen_by_clients(behind: Behind, database: Any) -> None:
@@ -197,7 +201,7 @@ async def test_a_statement_refused_after_an_unanswered_sending_is_no_refusal(
     behind.postgres.resume()
     with pytest.raises(errors.OutcomeUnknown):
         await call
-    assert (await redis_hash(redis_client))["available"] == "0"
+    assert account_fields(redis_client)["available"] == "0"
     await database.execute("ALTER FUNCTION journal_batch_away RENAME TO journal_batch_v3")
 
     async def retried() -> Acceptance | None:
@@ -229,7 +233,7 @@ async def test_the_confirm_of_another_attempt_holds_nobody_up(
 ) -> None:
     """A dead process's reservation is told by a retry, and Redis stalls at that moment."""
     await post(behind, "1", "credit", idempotency_key="dead")
-    (key,) = redis_client.keys("subbalance:*:account:A")
+    key = account_key(redis_client)
     attempt_id = await database.fetchval("SELECT max(attempt_id) FROM journal_batches")
     put_in_flight(redis_client, key, attempt_id, 100, "0:key:dead")
     redis_client.hincrby(key, "available", -100)

@@ -5,68 +5,41 @@ import contextlib
 from typing import Any
 
 import asyncpg
-import msgspec
 import pytest
 
 from app import errors
 from app.bootstrap import Services, WorkerServices
 from app.ledger.model import Acceptance
 from app.ledger.reaper import ReapedCount
-from app.settings import Settings
 from tests.conftest import OpenAccount, eventually
-from tests.failure.conftest import is_settled_down, pipeline_of, reservations
+from tests.failure.conftest import (
+    Clock,
+    account_fields,
+    account_key,
+    is_settled_down,
+    reservations,
+)
+from tests.failure.interruptions import (
+    dying_at_its_journal,
+    held_before_its_journal,
+    void_before_its_journal,
+)
 from tests.integration.test_transactions import request
 
 AGE_S = 10.0
-
-
-class Clock:
-    """The reaper's clock, turned by hand."""
-
-    def __init__(self) -> None:
-        self.now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-@pytest.fixture
-def clock(worker: WorkerServices) -> Clock:
-    clock = Clock()
-    worker.reaper._clock = clock
-    return clock
-
-
-class Died(Exception):
-    """Stands for a process that ends at this point."""
 
 
 async def left_over(
     services: Services, monkeypatch: pytest.MonkeyPatch, *requests: Any, journaled: bool
 ) -> None:
     """Leave what a process leaves that dies before or after its journal call."""
-    pipeline = pipeline_of(services)
-    write = pipeline._journal.write
-
-    async def die_at_the_journal(*arguments: Any, **more: Any) -> Any:
-        if journaled:
-            await write(*arguments, **more)
-        raise Died
-
-    async def untold(*_arguments: Any) -> None:
-        return
-
-    with monkeypatch.context() as patched:
-        patched.setattr(pipeline._journal, "write", die_at_the_journal)
-        patched.setattr(pipeline._admission, "confirm", untold)
-        patched.setattr(pipeline._admission, "release", untold)
+    with dying_at_its_journal(services, monkeypatch, journaled=journaled):
         calls = (services.ledger.post_transaction(each) for each in requests)
         await asyncio.gather(*calls, return_exceptions=True)
 
 
-async def available(redis_client: Any, account_id: str) -> int:
-    (key,) = redis_client.keys(f"subbalance:*:account:{account_id}")
-    fields = redis_client.hgetall(key)
+def available(redis_client: Any, account_id: str) -> int:
+    fields = account_fields(redis_client, account_id)
     assert fields["incoming"] == "0"
     return int(fields["available"])
 
@@ -91,7 +64,7 @@ async def test_a_reservation_that_was_never_journaled_is_released(
     assert await worker.reaper.step() == ReapedCount(confirmed=0, released=2)
     assert reservations(redis_client) == []
     assert redis_client.keys("subbalance:*:flight") == []
-    assert await available(redis_client, "A") == 1_000
+    assert available(redis_client, "A") == 1_000
     assert await database.fetchval("SELECT count(*) FROM journal_batches WHERE status = 'VOID'")
     again = await services.ledger.post_transaction(request("A", "4", idempotency_key="k"))
     assert not again.replayed
@@ -111,7 +84,7 @@ async def test_a_journaled_reservation_is_confirmed(
     await worker.reaper.step()
     clock.now = AGE_S
     assert await worker.reaper.step() == ReapedCount(confirmed=2, released=0)
-    assert await available(redis_client, "A") == 900
+    assert available(redis_client, "A") == 900
     assert (await services.ledger.balance("A")).available_minor == 900
     assert (await services.ledger.verify()).is_clean
 
@@ -129,11 +102,11 @@ async def test_a_duplicate_inside_a_journaled_attempt_is_released(
     await eventually(lambda: is_settled_down(services))
     requests = [request("A", "4", idempotency_key="k"), request("A", "1", idempotency_key="l")]
     await left_over(services, monkeypatch, *requests, journaled=True)
-    assert await available(redis_client, "A") == 100
+    assert available(redis_client, "A") == 100
     await worker.reaper.step()
     clock.now = AGE_S
     assert await worker.reaper.step() == ReapedCount(confirmed=1, released=1)
-    assert await available(redis_client, "A") == 500
+    assert available(redis_client, "A") == 500
 
 
 async def test_a_live_request_that_hits_its_tombstone_is_decided_again(
@@ -158,7 +131,7 @@ async def test_a_live_request_that_hits_its_tombstone_is_decided_again(
     await holder.close()
     assert not (await call).replayed
     await eventually(lambda: not reservations(redis_client))
-    assert await available(redis_client, "A") == 500
+    assert available(redis_client, "A") == 500
     assert (await services.ledger.balance("A")).available_minor == 500
 
 
@@ -172,7 +145,7 @@ async def test_what_a_late_copy_reserves_under_a_tombstone_is_released_as_well(
 ) -> None:
     await open_account("A", "10.00")
     await left_over(services, monkeypatch, request("A", "4"), journaled=False)
-    (key,) = redis_client.keys("subbalance:*:account:A")
+    key = account_key(redis_client)
     (flight,) = redis_client.keys("subbalance:*:flight")
     before, attempts = redis_client.hgetall(key), redis_client.hgetall(flight)
     await worker.reaper.step()
@@ -183,13 +156,13 @@ async def test_what_a_late_copy_reserves_under_a_tombstone_is_released_as_well(
     await worker.reaper.step()
     clock.now = 2 * AGE_S
     assert await worker.reaper.step() == ReapedCount(confirmed=0, released=1)
-    assert await available(redis_client, "A") == 1_000
+    assert available(redis_client, "A") == 1_000
 
 
 @pytest.mark.reliability(reap_age_ms=200)
 async def test_a_paused_instance_that_comes_back_doubles_nothing(
     services: Services,
-    settings: Settings,
+    other: Services,
     worker: WorkerServices,
     open_account: OpenAccount,
     redis_client: Any,
@@ -198,26 +171,16 @@ async def test_a_paused_instance_that_comes_back_doubles_nothing(
     """It reserved, slept while the reaper released, and goes on to its journal."""
     await open_account("A", "10.00")
     await services.ledger.post_transaction(request("A", "1"))
-    pipeline = pipeline_of(services)
-    write, woken = pipeline._journal.write, asyncio.Event()
-
-    async def sleep_first(*arguments: Any, **more: Any) -> Any:
-        await woken.wait()
-        return await write(*arguments, **more)
-
-    monkeypatch.setattr(pipeline._journal, "write", sleep_first)
-    asleep = asyncio.create_task(services.ledger.post_transaction(request("A", "9")))
-    await eventually(lambda: reservations(redis_client))
 
     async def reaped() -> bool:
         return (await worker.reaper.step()).released == 1
 
-    await eventually(reaped)
-    from app.bootstrap import open_services
-
-    async with open_services(msgspec.structs.replace(settings)) as other:
+    async with held_before_its_journal(services, monkeypatch) as wake:
+        asleep = asyncio.create_task(services.ledger.post_transaction(request("A", "9")))
+        await eventually(lambda: reservations(redis_client))
+        await eventually(reaped)
         await other.ledger.post_transaction(request("A", "9"))
-        woken.set()
+        wake()
         with pytest.raises(errors.InsufficientAvailable):
             await asleep
     assert (await services.ledger.balance("A")).available_minor == 0
@@ -241,7 +204,7 @@ async def test_what_is_reserved_while_the_reaper_works_is_given_back_whole_and_o
     await left_over(services, monkeypatch, request("A", "4"), journaled=False)
     (flight,) = redis_client.keys("subbalance:*:flight")
     ((attempt_id, seen),) = redis_client.hgetall(flight).items()
-    (other,) = redis_client.keys("subbalance:*:account:B")
+    other = account_key(redis_client, "B")
     store = worker.reaper._store
     void_attempt = store.void_attempt
 
@@ -268,8 +231,8 @@ async def test_what_is_reserved_while_the_reaper_works_is_given_back_whole_and_o
 
     await eventually(reaped)
     assert reservations(redis_client) == []
-    assert await available(redis_client, "A") == 900
-    assert await available(redis_client, "B") == 900
+    assert available(redis_client, "A") == 900
+    assert available(redis_client, "B") == 900
 
 
 async def test_a_durable_credit_that_redis_was_not_told_of_can_be_spent(
@@ -307,18 +270,10 @@ async def test_an_attempt_that_meets_its_tombstone_gives_back_what_it_holds(
 ) -> None:
     """It reserved again after the reaper had released what it saw."""
     await open_account("A", "10.00")
-    journal = pipeline_of(services)._journal
-    write = journal.write
-
-    async def void_first(ruling: Any, attempt_id: int, *arguments: Any, **more: Any) -> Any:
-        monkeypatch.setattr(journal, "write", write)
-        assert await worker.reaper._store.void_attempt(attempt_id)
-        return await write(ruling, attempt_id, *arguments, **more)
-
-    monkeypatch.setattr(journal, "write", void_first)
+    void_before_its_journal(services, worker, monkeypatch)
     await services.ledger.post_transaction(request("A", "4"))
     await eventually(lambda: not reservations(redis_client))
-    assert await available(redis_client, "A") == 600
+    assert available(redis_client, "A") == 600
     assert redis_client.keys("subbalance:*:flight") == []
 
 
@@ -333,20 +288,12 @@ async def test_a_part_that_meets_its_tombstone_gives_back_what_it_holds(
 ) -> None:
     """The tombstone was for what the reaper saw; the part is decided anew, and once."""
     await open_account("A", "10.00")
-    journal = pipeline_of(services)._journal
-    write = journal.write
-
-    async def void_first(ruling: Any, attempt_id: int, *arguments: Any, **more: Any) -> Any:
-        monkeypatch.setattr(journal, "write", write)
-        assert await worker.reaper._store.void_attempt(attempt_id)
-        return await write(ruling, attempt_id, *arguments, **more)
-
-    monkeypatch.setattr(journal, "write", void_first)
+    void_before_its_journal(services, worker, monkeypatch)
     asked = [request("A", "4"), request("A", "1"), request("A", "2", "credit")]
     answers = await services.ledger.post_transactions(asked, "k", atomic=extent == "all")
     assert all(isinstance(answer, Acceptance) for answer in answers)
     await eventually(lambda: not reservations(redis_client))
-    assert await available(redis_client, "A") == 700
+    assert available(redis_client, "A") == 700
     assert redis_client.keys("subbalance:*:flight") == []
 
 
@@ -361,4 +308,4 @@ async def test_a_part_that_is_a_repetition_gives_back_what_it_holds(
     ]
     assert [answer.replayed for answer in [*first, *again]] == [False] * 2 + [True] * 2  # type: ignore[union-attr]
     await eventually(lambda: not reservations(redis_client))
-    assert await available(redis_client, "A") == 500
+    assert available(redis_client, "A") == 500

@@ -11,7 +11,7 @@ from app.bootstrap import Services, open_services
 from app.ledger.model import AccountRequest
 from app.settings import Settings
 from tests.conftest import OpenAccount, eventually
-from tests.failure.conftest import is_settled_down, pipeline_of, reservations
+from tests.failure.conftest import account_key, is_settled_down, pipeline_of, reservations
 from tests.failure.proxy import proxied
 from tests.integration.test_transactions import outcomes, request
 
@@ -42,7 +42,7 @@ async def test_a_failing_lookup_of_duplicates_does_not_keep_the_others_from_redi
     assert isinstance(duplicate, errors.InvariantViolation)
     assert not credit.replayed
     await eventually(lambda: not reservations(redis_client))
-    (key,) = redis_client.keys("subbalance:*:account:A")
+    key = account_key(redis_client)
     assert redis_client.hmget(key, "available", "incoming") == ["1400", "0"]
 
 

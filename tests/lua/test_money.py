@@ -9,7 +9,6 @@ from app.ledger.flights import Flight, FlightRecord, read_record
 from tests.lua.conftest import OWN, Scripts
 
 LARGEST = str(9 * 10**18)
-AROUND_2_53 = [2**53 - 1, 2**53, 2**53 + 1]
 # available, debit, word
 DEBITS = [
     ("100", "100", "admitted"),

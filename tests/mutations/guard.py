@@ -11,8 +11,9 @@ DECIDE = "tests/sql/test_decide.py"
 SQL_PARTS = "tests/sql/test_parts.py"
 BULK = "tests/api/test_bulk.py"
 REAPER = "tests/failure/test_reaper.py"
-FALLBACK = "tests/failure/test_fallback.py"
+SWITCHES = "tests/failure/test_switches.py"
 TWINS = "tests/failure/test_twins.py"
+LATE_COPIES = "tests/failure/test_late_copies.py"
 LOST_REPLIES = "tests/failure/test_lost_replies.py"
 
 

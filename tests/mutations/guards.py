@@ -3,13 +3,14 @@
 from tests.mutations.guard import (
     BATCHES,
     DECIDE,
-    FALLBACK,
     FENCE,
     JOURNAL,
+    LATE_COPIES,
     LOST_REPLIES,
     LUA_MONEY,
     REAPER,
     RELIABILITY,
+    SWITCHES,
     TWINS,
     Guard,
 )
@@ -137,7 +138,7 @@ GUARDS: tuple[Guard, ...] = (
         "redis.call('HSET', epoch_key, 'slot:' .. slot, number)\nif #unloaded",
         "if #writes > 0 then redis.call('HSET', epoch_key, 'slot:' .. slot, number) end\n"
         "if #unloaded",
-        TWINS,
+        LATE_COPIES,
     ),
     Guard(
         "numbers_of_accounts_not_loaded",
@@ -145,14 +146,14 @@ GUARDS: tuple[Guard, ...] = (
         "redis.call('HSET', epoch_key, 'slot:' .. slot, number)\nif #unloaded",
         "if #unloaded == 0 then redis.call('HSET', epoch_key, 'slot:' .. slot, number) end\n"
         "if #unloaded",
-        TWINS,
+        LATE_COPIES,
     ),
     Guard(
         "numbers_of_what_is_told_again",
         "lua/admit.lua",
         "if record then\n  redis.call('HSET', epoch_key, 'slot:' .. slot, number)\n",
         "if record then\n",
-        TWINS,
+        LATE_COPIES,
     ),
     Guard(
         "names_in_flight",
@@ -233,7 +234,7 @@ GUARDS: tuple[Guard, ...] = (
         "app/ledger/refusals.py",
         "self._store.epoch_rules(ruling.epoch, ruling.token, ruling.mode),",
         "asyncio.sleep(0, True),",
-        FALLBACK,
+        SWITCHES,
     ),
     Guard(
         "untold_credits",
@@ -254,7 +255,7 @@ GUARDS: tuple[Guard, ...] = (
         RELIABILITY,
         "WHERE shard = p_shard AND epoch = p_expected_epoch AND mode <> 'closed'",
         "WHERE shard = p_shard AND mode <> 'closed'",
-        f"{JOURNAL} {FALLBACK}",
+        f"{JOURNAL} {SWITCHES}",
     ),
     Guard(
         "closed_is_closed",
@@ -275,7 +276,7 @@ GUARDS: tuple[Guard, ...] = (
         "app/ledger/mode.py",
         "range(_TOKEN_POLLS_MAX if may_come else 1)",
         "range(1)",
-        FALLBACK,
+        SWITCHES,
     ),
     *PART_GUARDS,
 )

@@ -3,10 +3,10 @@
 from tests.mutations.guard import (
     BATCHES,
     BULK,
-    FALLBACK,
     LUA_MONEY,
     REAPER,
     SQL_PARTS,
+    SWITCHES,
     TWINS,
     Guard,
 )
@@ -143,7 +143,7 @@ PART_GUARDS = (
         "app/ledger/part.py",
         "item_no += stored.mode is Mode.POSTGRES",
         "item_no += 1",
-        FALLBACK,
+        SWITCHES,
     ),
     Guard(
         "release_of_a_part_not_journaled",
@@ -158,6 +158,6 @@ PART_GUARDS = (
         "app/ledger/part_pipeline.py",
         "rules = await self._store.epoch_rules(ruling.epoch, ruling.token, ruling.mode)",
         "rules = True",
-        FALLBACK,
+        SWITCHES,
     ),
 )

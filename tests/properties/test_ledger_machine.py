@@ -41,7 +41,6 @@ class LedgerMachine(RuleBasedStateMachine):
     """Runs each step on the ledger and on the reference. Subclassed with the servers' settings."""
 
     settings: Settings
-    databases: list[str]
 
     def __init__(self) -> None:
         super().__init__()
