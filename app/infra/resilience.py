@@ -55,8 +55,9 @@ class Breaker:
                 yield
             return
         yield
-        with suppress(BreakerOpen), self.guard():
-            pass
+        if self._breaker.fail_counter:
+            with suppress(BreakerOpen), self.guard():
+                pass
 
     def count(self, failure: Exception) -> None:
         """Count a failure that was forgiven."""

@@ -6,7 +6,7 @@ index of its own. A client may choose an id of any other version.
 """
 
 from typing import NamedTuple
-from uuid import UUID
+from uuid import UUID, SafeUUID
 
 from app import limits
 
@@ -16,6 +16,7 @@ _ITEM_LOW_BITS = 12
 _ITEM_LOW_MASK = 2**_ITEM_LOW_BITS - 1
 _ITEM_HIGH_MASK = 2**3 - 1
 _BATCH_SEQ_BITS = 59
+_new, _put = object.__new__, object.__setattr__
 
 
 class EntryPosition(NamedTuple):
@@ -30,7 +31,15 @@ def assigned_transaction_id(accepted_ms: int, position: EntryPosition) -> UUID:
     low_bits, high_bits = position.item_no & _ITEM_LOW_MASK, position.item_no >> _ITEM_LOW_BITS
     high = (accepted_ms & _MILLISECONDS_MASK) << 16 | _ASSIGNED_VERSION << 12 | low_bits
     low = 0b10 << 62 | high_bits << _BATCH_SEQ_BITS | position.batch_seq
-    return UUID(int=high << 64 | low)
+    return _uuid(high << 64 | low)
+
+
+def _uuid(number: int) -> UUID:
+    """Make a UUID past its constructor, which takes four times as long for what is known here."""
+    made = _new(UUID)
+    _put(made, "int", number)
+    _put(made, "is_safe", SafeUUID.unknown)
+    return made
 
 
 def assigned_position(transaction_id: UUID) -> EntryPosition | None:

@@ -5,9 +5,9 @@ Never a float; the number of decimals is the currency's ISO 4217 exponent.
 
 import re
 from functools import lru_cache
-from typing import NamedTuple
 
 import iso4217
+import msgspec
 
 from app import errors, limits
 
@@ -16,7 +16,7 @@ _EXPONENT = re.compile(r"[+-]?[0-9]+(?:\.[0-9]*)?[eE][+-]?[0-9]+", re.ASCII)
 _AMOUNT_TEXT_LENGTH_MAX = 64
 
 
-class DecimalText(NamedTuple):
+class DecimalText(msgspec.Struct, frozen=True):
     """A positive decimal number, still as digits: what stands before and after the point."""
 
     whole: str

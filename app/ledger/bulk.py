@@ -150,7 +150,7 @@ def _digest(atomic: bool, asked: Asked) -> bytes:
             request.amount.whole,
             request.amount.fraction.rstrip("0"),
             request.reference,
-            sorted((request.metadata or {}).items()),
+            sorted(request.metadata.items()) if request.metadata else (),
         )
         if isinstance(request, TransactionRequest)
         else (request.code, request.pointer)

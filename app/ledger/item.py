@@ -11,6 +11,8 @@ _NO_NAME = "-"
 
 def _name(identities: tuple[Identity, ...]) -> str:
     """Name a request in Redis, so that a refusal can tell that another sending is in flight."""
+    if len(identities) == 1:
+        return identities[0].text
     return " ".join([identity.text for identity in identities]) or _NO_NAME
 
 

@@ -2,6 +2,7 @@
 
 import re
 from datetime import datetime
+from functools import lru_cache
 from typing import NamedTuple
 from uuid import UUID
 
@@ -96,12 +97,9 @@ class TransactionRequest(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def identities(self) -> tuple[Identity, ...]:
         """The identities this request claims, its key first; empty for an anonymous one."""
-        names = []
-        if self.idempotency_key is not None:
-            names.append(Identity.of_key(self.idempotency_key))
-        if self.transaction_id is not None:
-            names.append(Identity.of_id(self.transaction_id))
-        return tuple(names)
+        key, transaction_id = self.idempotency_key, self.transaction_id
+        by_key = () if key is None else (Identity.of_key(key),)
+        return by_key if transaction_id is None else (*by_key, Identity.of_id(transaction_id))
 
 
 class Transaction(msgspec.Struct, frozen=True, kw_only=True):
@@ -144,7 +142,7 @@ class StoredPart(msgspec.Struct, frozen=True, kw_only=True):
     refusals: dict[int, tuple[str, str | None]]
 
 
-class Acceptance(NamedTuple):
+class Acceptance(msgspec.Struct, frozen=True):
     """The answer to an accepted request; `replayed` when an earlier sending was accepted."""
 
     transaction: Transaction
@@ -278,6 +276,7 @@ def check_account_id(account_id: str, pointer: str = "/account_id") -> None:
         raise errors.AccountIdMalformed(pointer=pointer)
 
 
+@lru_cache(maxsize=16_384)
 def check_customer_account_id(account_id: str) -> None:
     """Refuse an account id that no client may move money on or open."""
     check_account_id(account_id)

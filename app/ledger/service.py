@@ -1,6 +1,7 @@
 """The ledger's use cases, one method each. What HTTP, workers and later rooms may call."""
 
 import asyncio
+from functools import partial
 from uuid import UUID
 
 from app import errors, limits
@@ -66,7 +67,7 @@ class LedgerService:
         self._check(request)
         postgres = self._accounts.current_postgres()
         account = await self._account(request.account_id)
-        return await self._batcher.begin(self._item(request, account, postgres))
+        return await self._batcher.begin(self._item(request, account, postgres, self._deadline()))
 
     def begin_transaction(self, request: TransactionRequest) -> "asyncio.Future[Acceptance]":
         """Start what `post_transaction` does; raises at once what can be refused at once.
@@ -78,7 +79,7 @@ class LedgerService:
         account = self._accounts.get(request.account_id)
         if account is None:
             return self._loop.create_task(self.post_transaction(request))
-        return self._batcher.begin(self._item(request, account, postgres))
+        return self._batcher.begin(self._item(request, account, postgres, self._deadline()))
 
     async def post_transactions(
         self, asked: Asked, idempotency_key: str | None, *, atomic: bool
@@ -92,7 +93,8 @@ class LedgerService:
         bulk = BulkRequest(asked, idempotency_key, atomic=atomic)
         postgres = self._accounts.current_postgres()
         accounts = await self._accounts.find(bulk.account_ids)
-        bulk.make_items(accounts, lambda request, account: self._item(request, account, postgres))
+        make = partial(self._item, postgres=postgres, deadline=self._deadline())
+        bulk.make_items(accounts, make)
         return await bulk.answer(self._batcher)
 
     def _check(self, request: TransactionRequest) -> None:
@@ -100,13 +102,18 @@ class LedgerService:
         if self._settings.http.require_idempotency_key and not request.identities:
             raise errors.IdempotencyKeyRequired
 
-    def _item(self, request: TransactionRequest, account: Account, postgres: str) -> Item:
+    def _deadline(self) -> float:
+        return self._loop.time() + self._deadline_s
+
+    def _item(
+        self, request: TransactionRequest, account: Account, postgres: str, deadline: float
+    ) -> Item:
         amount_minor = minor_units(request.amount, account.exponent)
         return Item(
             request,
             account,
             amount_minor if request.direction is Direction.CREDIT else -amount_minor,
-            self._loop.time() + self._deadline_s,
+            deadline,
             self._loop.create_future(),
             postgres,
         )
