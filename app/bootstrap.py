@@ -114,6 +114,7 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
         batcher = Batcher(
             pipeline.carry,
             parts_pipeline.carry,
+            pipeline.tell_what_is_left,
             [f"{attempts.process_number}.{number}" for number in range(slots)],
             settings.ledger.batch_items,
             settings.ledger.queue_items,

@@ -3,7 +3,7 @@
 -- KEYS[1]  epoch      hash    subbalance:{s}:epoch:<n>: identity, slot:<slot>, loaded:<account key>
 -- KEYS[2]  flight     hash    subbalance:{s}:<n>:flight: for each attempt in flight a record of four lines:
 --                             {positions, words, availables, names} as answered, as JSON, the accounts'
---                             keys, the items as in ARGV[10+], the names
+--                             keys, the items as in ARGV[11+], the names
 -- KEYS[3+] accounts   hashes  subbalance:{s}:<n>:account:<id>: available, incoming, pending_debit
 -- ARGV[1]  identity     text  "<run_id> <master_replid> <token>" of the epoch
 -- ARGV[2]  slot         text  the caller's batch slot
@@ -13,8 +13,9 @@
 -- ARGV[6]  extent       text  each: an item that is refused stops no other; all: it stops every one
 -- ARGV[7]  own_first    int   the first attempt this process may have,
 -- ARGV[8]  own_last     int   and the last
--- ARGV[9]  names        text  the items' names in order, '-' for none
--- ARGV[10+] items       for each account in KEYS order: a count, then as many signed changes
+-- ARGV[9]  journaled    int   an attempt whose items are all journaled debits, 0 for none: it is in flight no more
+-- ARGV[10] names        text  the items' names in order, '-' for none
+-- ARGV[11+] items       for each account in KEYS order: a count, then as many signed changes
 -- Returns {call word, positions from 1 in order, a word for each, available at the decision for each,
 --          the names that other processes have in flight, attempt by attempt, where something was refused}
 --   done                    decided; the positions are those of refused items, all others are reserved: a
@@ -30,7 +31,8 @@
 -- include: amounts
 
 local epoch_key, flight_key = KEYS[1], KEYS[2]
-local identity, slot, number, attempt, extent, names = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[6], ARGV[9]
+local identity, slot, number, attempt = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
+local extent, journaled, names = ARGV[6], ARGV[9], ARGV[10]
 local max_high, max_low = parse(ARGV[5])
 
 local function names_of_others(refused_count)
@@ -57,7 +59,7 @@ if record then
 end
 
 local positions, words, availables, writes, unloaded = {}, {}, {}, {}, {}
-local cursor, position = 10, 0
+local cursor, position = 11, 0
 
 local function refuse(why, high, low)
   positions[#positions + 1], words[#words + 1], availables[#availables + 1] = position, why, format(high, low)
@@ -109,12 +111,13 @@ end
 -- Everything is decided; nothing may fail from here.
 local others = names_of_others(#positions)
 redis.call('HSET', epoch_key, 'slot:' .. slot, number)
+redis.call('HDEL', flight_key, journaled)
 if #unloaded > 0 then return {'unloaded', unloaded, {}, {}, {}} end
 if extent == 'each' or #positions == 0 then
   for _, write in ipairs(writes) do redis.call('HSET', unpack(write)) end
   if #writes > 0 then
     local refused = cjson.encode({positions, words, availables, others})
-    local record = {refused, table.concat(KEYS, ' ', 3), table.concat(ARGV, ' ', 10), names}
+    local record = {refused, table.concat(KEYS, ' ', 3), table.concat(ARGV, ' ', 11), names}
     redis.call('HSET', flight_key, attempt, table.concat(record, '\n'))
   end
 end

@@ -89,6 +89,7 @@ class Slot:
         """`name` must be unique among all slots of all processes, for ever."""
         self.name = name
         self.number = 0
+        self.journaled = 0  # an attempt of debits that Redis is told of with the next call
         self.owes: errors.LedgerError | None = None
 
     def next_number(self) -> str:
@@ -148,7 +149,7 @@ class Admission:
         if len(groups) > 1:
             items = [item for members in groups.values() for item in members]
         names = " ".join([item.name for item in items])
-        bounds = map(str, attempt.bounds)
+        bounds = map(str, (*attempt.bounds, slot.journaled))
         arguments = [ruling.text, str(attempt.attempt_id), _BALANCE_MAX, extent, *bounds, names]
         for members in groups.values():
             arguments.append(str(len(members)))
@@ -158,6 +159,8 @@ class Admission:
         call_word, positions, words, availables, others = await self._send(
             "admit", keys, arguments, slot
         )
+        if call_word in (Script.DONE, Script.UNLOADED):
+            slot.journaled = 0
         if call_word == Script.UNLOADED:
             accounts = list(groups.values())
             unloaded = [item for position in positions for item in accounts[position - 1]]
@@ -182,13 +185,23 @@ class Admission:
     ) -> None:
         """Say what became of the items that were admitted, all of them and in their order.
 
+        Where no balance changes, Redis is told with the slot's next call.
+
         Harmless to repeat. Raises `Fenced` when the reservations are gone anyway, or
         `RedisUnavailable`.
         """
         released = [number for number, (_, outcome) in enumerate(outcomes) if outcome == RELEASED]
-        touched = bool(released) or any(item.is_credit for item, _ in outcomes)
-        keys = attempt.keys if touched else []
-        await self.confirm_record(ruling, slot, attempt.attempt_id, keys, JOURNALED, released)
+        if released or slot.journaled or any(item.is_credit for item, _ in outcomes):
+            attempt_id, keys = attempt.attempt_id, attempt.keys
+            await self.confirm_record(ruling, slot, attempt_id, keys, JOURNALED, released)
+        else:
+            slot.journaled = attempt.attempt_id
+
+    async def confirm_left(self, ruling: Ruling, slot: Slot) -> None:
+        """Tell Redis what was left for a next call that does not come; see `confirm`."""
+        if slot.journaled:
+            await self.confirm_record(ruling, slot, slot.journaled, [], JOURNALED, [])
+            slot.journaled = 0
 
     async def release(self, ruling: Ruling, slot: Slot, attempt: Attempt) -> None:
         """Give back whatever an attempt has reserved, if anything; see `confirm`."""

@@ -25,6 +25,7 @@ _CANCELS_MAX = 3
 _CANCEL_WAIT_S = 0.5
 Carry = Callable[[Slot, list[Item]], Awaitable[list[Item]]]
 CarryPart = Callable[[Slot, Part], Awaitable[bool]]
+Finish = Callable[[Slot], Awaitable[None]]
 
 
 class Batcher:
@@ -34,15 +35,18 @@ class Batcher:
         self,
         carry: Carry,
         carry_part: CarryPart,
+        finish: Finish,
         slot_names: list[str],
         batch_items: int,
         queue_items: int,
     ) -> None:
         """Hand batches of at most `batch_items` to `carry`, and parts of requests as they are to
-        `carry_part`, one at a time for each slot.
+        `carry_part`, one at a time for each slot; `finish` does what a slot has left for its next
+        batch, when there is none for a while.
         """
         self._carry = carry
         self._carry_part = carry_part
+        self._finish = finish
         self._slots = [Slot(name) for name in slot_names]
         self._batch_items = batch_items
         self._queue_items = queue_items
@@ -50,7 +54,7 @@ class Batcher:
         self._queued_items = 0
         self._held_count = 0
         self._claims: dict[Identity, deque[Item | Part]] = {}
-        self._idle: deque[asyncio.Future[None]] = deque()
+        self._idle: list[tuple[Slot, asyncio.Future[None]]] = []
         self._tasks: list[asyncio.Task[None]] = []
         self._busy_count = 0
         self._stopping = False
@@ -59,6 +63,11 @@ class Batcher:
     def waiting_count(self) -> int:
         """Items that are not in a batch yet."""
         return self._queued_items + self._held_count
+
+    @property
+    def _has_work(self) -> bool:
+        is_left = any(slot.journaled for slot in self._slots)
+        return bool(self.waiting_count or self._busy_count or is_left)
 
     @property
     def is_running(self) -> bool:
@@ -75,7 +84,7 @@ class Batcher:
         self._stopping = True
         loop = asyncio.get_running_loop()
         deadline = loop.time() + _STOP_S
-        while (self.waiting_count or self._busy_count) and loop.time() < deadline:  # noqa: ASYNC110
+        while self._has_work and loop.time() < deadline:  # noqa: ASYNC110
             await asyncio.sleep(_POSTPONE_S)
         pending = set(self._tasks)
         for _ in range(_CANCELS_MAX):
@@ -137,8 +146,9 @@ class Batcher:
         self._wake_one()
 
     def _wake_one(self) -> None:
+        """Wake the slot that rested last: what it has left goes along with its next batch."""
         while self._idle:
-            idle = self._idle.popleft()
+            _, idle = self._idle.pop()
             if not idle.done():
                 idle.set_result(None)
                 return
@@ -147,16 +157,14 @@ class Batcher:
         while True:
             if not self._queue:
                 idle = asyncio.get_running_loop().create_future()
-                self._idle.append(idle)
+                self._idle.append((slot, idle))
                 await idle
             batch = self._take()
-            if not batch:
-                continue
-            if self._queue:
+            if batch and self._queue:
                 self._wake_one()
             self._busy_count += 1
             try:
-                await self._carry_out(slot, batch)
+                await (self._carry_out(slot, batch) if batch else self._finish(slot))
             finally:
                 self._busy_count -= 1
 
@@ -198,7 +206,8 @@ class Batcher:
         undecided = set(waiting)
         for item in members:
             if item not in undecided:
-                item.fail(errors.InternalError())
+                if not item.future.done():
+                    item.fail(errors.InternalError())
                 self._let_go(item)
         for item in waiting:
             self._held_count += item.weight
@@ -233,7 +242,9 @@ class Batcher:
                 self._enqueue(waiter)
 
     async def _sweep(self) -> None:
-        """Answer requests whose deadline passes while every slot is busy."""
+        """Answer requests whose deadline passes while every slot is busy, and let resting slots
+        finish.
+        """
         while True:
             await asyncio.sleep(_SWEEP_S)
             now = asyncio.get_running_loop().time()
@@ -243,6 +254,15 @@ class Batcher:
                 self._expire(late)
             if self._held_count:
                 self._expire_held(now)
+            self._let_finish()
+
+    def _let_finish(self) -> None:
+        """Wake resting slots that have something left to do."""
+        resting = self._idle
+        self._idle = [each for each in resting if not each[0].journaled]
+        for slot, idle in resting:
+            if slot.journaled and not idle.done():
+                idle.set_result(None)
 
     def _expire_held(self, now: float) -> None:
         """Answer those whose deadline passes behind a request that is still being decided."""

@@ -3,15 +3,16 @@
     admit ──> journal ──> confirm ──> answer        (a batch with credits)
     admit ──> journal ──> answer ──> confirm        (debits only)
 
-In mode `postgres` a batch takes the way of `app/ledger/fallback.py` instead. Whatever fails in
-between, each item is answered once, within its deadline, and the slot takes no further batch until
-Redis knows what became of this one, or its epoch is over.
+Debits are confirmed along with the slot's next admission, or by a call of their own where none
+comes soon. In mode `postgres` a batch takes the way of `app/ledger/fallback.py` instead. Whatever
+fails in between, each item is answered once, within its deadline, and a slot takes no further batch
+until what it reserved is journaled or given back, or its epoch is over.
 """
 
 import asyncio
 import contextlib
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 
 from app import errors, limits
 from app.kit.ids import AttemptNumbers
@@ -304,14 +305,39 @@ class Pipeline:
         already, and `bystanders` of the batch are refused for now. Once the epoch is over there
         is nobody left to tell.
         """
+
+        async def say() -> None:
+            if outcomes is None:
+                await self._admission.release(ruling, slot, attempt)
+            else:
+                await self._admission.confirm(ruling, slot, attempt, outcomes)
+
+        await self._insist(slot, ruling, say, answers, bystanders)
+
+    async def tell_what_is_left(self, slot: Slot) -> None:
+        """Tell Redis of a slot's last debits, that no further admission has told it of."""
+        ruling = self._mode.current
+        try:
+            if ruling.mode is Mode.REDIS:
+                await self._insist(slot, ruling, lambda: self._admission.confirm_left(ruling, slot))
+        except Exception:
+            _log.exception("redis was not told of attempt %s", slot.journaled)
+        slot.journaled = 0
+
+    async def _insist(
+        self,
+        slot: Slot,
+        ruling: Ruling,
+        say: Callable[[], Awaitable[None]],
+        answers: Sequence[tuple[Item, Transaction]] = (),
+        bystanders: Sequence[Item] = (),
+    ) -> None:
+        """Say something until Redis has heard it or the epoch is over; see `tell`."""
         pause = _OWING_PAUSE_S
         try:
             while True:
                 try:
-                    if outcomes is None:
-                        await self._admission.release(ruling, slot, attempt)
-                    else:
-                        await self._admission.confirm(ruling, slot, attempt, outcomes)
+                    await say()
                 except errors.RedisUnavailable as error:
                     accept(answers)
                     if await self._mode.fall_back(ruling.epoch):

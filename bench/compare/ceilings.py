@@ -17,7 +17,7 @@ import hiredis
 from app.infra.scripts import SCRIPTS_FOLDER, LuaScripts, with_includes
 from app.settings import load_settings
 from bench.compare.bodies import AMOUNT_MINOR
-from bench.compare.recording import JOURNAL_QUERY, SCRIPTS, Recording, as_another, record
+from bench.compare.recording import ADMIT, JOURNAL_QUERY, Admissions, Recording, as_another, record
 from bench.compare.stage import Stage
 
 ITEMS = 1_000
@@ -80,10 +80,10 @@ async def _redis_rate(url: str, recording: Recording, seconds: float) -> float:
         before = await _available(redis)
         commands = await _commands(redis, recording)
         began = time.monotonic()
-        calls = _send(url, commands, len(recording.scripts), began + seconds)
+        calls = _send(url, commands, len(recording.admissions), began + seconds)
         took_s = time.monotonic() - began
         left = before - await _available(redis)
-    items = calls // len(SCRIPTS) * ITEMS
+    items = calls * ITEMS
     if left != items * AMOUNT_MINOR:
         raise SystemExit(f"wrong: Redis took {left} for {items} items")
     return items / took_s
@@ -98,22 +98,14 @@ async def _available(redis: Any) -> int:
 
 
 async def _commands(redis: Any, recording: Recording) -> Iterator[bytes]:
-    """Pack the calls, in order, again and again; every sending has a newer number than the last."""
-    contracts, digests, slot = LuaScripts(redis).contracts, {}, f"ceiling.{time.time_ns()}"
-    for name in SCRIPTS:
-        source = (SCRIPTS_FOLDER / f"{name}.lua").read_text(encoding="utf-8")
-        digests[name] = await redis.script_load(with_includes(source, SCRIPTS_FOLDER))
-
-    def packed() -> Iterator[bytes]:
-        for number, call in enumerate(itertools.cycle(recording.scripts), start=1):
-            names = [name for name, _ in contracts[call.name].argument_names]
-            arguments = list(call.arguments)
-            arguments[names.index("slot")] = slot
-            arguments[names.index("number")] = str(number)
-            counted = (digests[call.name], str(len(call.keys)), *call.keys)
-            yield _packed("EVALSHA", *counted, *arguments)
-
-    return packed()
+    """Pack the admissions, in order, again and again."""
+    source = (SCRIPTS_FOLDER / f"{ADMIT}.lua").read_text(encoding="utf-8")
+    digest = await redis.script_load(with_includes(source, SCRIPTS_FOLDER))
+    names = [name for name, _ in LuaScripts(redis).contracts[ADMIT].argument_names]
+    return (
+        _packed("EVALSHA", digest, str(len(keys)), *keys, *arguments)
+        for keys, arguments in Admissions(recording, names)
+    )
 
 
 def _send(url: str, commands: Iterator[bytes], multiple: int, deadline: float) -> int:

@@ -4,7 +4,7 @@ The calls come from the service itself, so what is measured with them follows it
 which is read from the scripts' and the queries' own headers.
 """
 
-import asyncio
+import itertools
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -25,18 +25,44 @@ from app.settings import Settings
 from bench.compare.bodies import AMOUNT, account_id
 
 JOURNAL_QUERY = load_queries("ledger")["journal_batch"]
-SCRIPTS = ("admit", "confirm")
+ADMIT = "admit"
+_ATTEMPT_FIRST = 2**60
 _PARAMETERS = [name for name, _ in JOURNAL_QUERY.parameters]
 # What one key for a whole request is remembered by.
 _REQUEST_NAMES = ("request_key", "request_name")
 
 
 class ScriptCall(NamedTuple):
-    """A script's name, its keys and its arguments."""
+    """A script's keys and its arguments."""
 
-    name: str
     keys: Sequence[str]
     arguments: Sequence[str]
+
+
+class Admissions:
+    """The recorded admissions without end, each of a new attempt that confirms the one before."""
+
+    def __init__(self, recording: "Recording", argument_names: Sequence[str]) -> None:
+        """`argument_names` are the script's, in order."""
+        self._calls = itertools.cycle(recording.admissions)
+        self._place = {name: position for position, name in enumerate(argument_names)}
+        self._slot = f"again.{time.time_ns()}"
+        self._before = 0
+
+    def __iter__(self) -> Iterator[ScriptCall]:
+        """Give calls without end."""
+        for number, call in enumerate(self._calls, start=1):
+            attempt = _ATTEMPT_FIRST + number
+            changed = {
+                "slot": self._slot,
+                "number": number,
+                "attempt": attempt,
+                "journaled": self._before,
+            }
+            self._before, arguments = attempt, list(call.arguments)
+            for name, value in changed.items():
+                arguments[self._place[name]] = str(value)
+            yield ScriptCall(call.keys, arguments)
 
 
 def as_another(arguments: Sequence[Any], attempt: int, name: str) -> list[Any]:
@@ -55,18 +81,18 @@ class Recording:
 
     def __init__(self) -> None:
         """Begin with none."""
-        self.scripts: list[ScriptCall] = []
+        self.admissions: list[ScriptCall] = []
         self.journals: list[tuple[Any, ...]] = []
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """Note every call of the money scripts and of the journal on its way."""
+        """Note every admission and every call of the journal on its way."""
         call, fetchrow = LuaScripts.call, PoolConnectionProxy.fetchrow
 
         async def noted_call(scripts: Any, name: str, keys: Any, arguments: Any) -> Any:
             arguments = list(arguments)
-            if name in SCRIPTS:
-                self.scripts.append(ScriptCall(name, list(keys), arguments))
+            if name == ADMIT:
+                self.admissions.append(ScriptCall(list(keys), arguments))
             return await call(scripts, name, keys, arguments)
 
         async def noted_fetchrow(
@@ -89,7 +115,7 @@ async def record(
     """Have the service decide batches of exactly so many items, and note what it sends.
 
     `keys` says what has a key, the request or each item. Raises `ValueError` when that is not one
-    admission, one journal call and one confirm a batch.
+    admission, which confirms the batch before, and one journal call a batch.
     """
     recording, tag = Recording(), time.time_ns()
     async with open_services(settings) as services:
@@ -101,10 +127,9 @@ async def record(
             for number in range(batches):
                 numbers = [(number * items + item) % accounts for item in range(items)]
                 await _decide(ledger, numbers, f"{tag}-{number}", keys)
-            await asyncio.sleep(0.1)  # the last confirm follows the answers
-    names = [call.name for call in recording.scripts]
-    if names != list(SCRIPTS) * batches or len(recording.journals) != batches:
-        raise ValueError(f"{batches} batches sent {names}, {len(recording.journals)} journal calls")
+    calls = len(recording.admissions), len(recording.journals)
+    if calls != (batches, batches):
+        raise ValueError(f"{batches} batches sent {calls} admissions and journal calls")
     return recording
 
 

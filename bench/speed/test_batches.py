@@ -90,7 +90,7 @@ def test_queue_and_take_a_batch(
         return []
 
     async def go(items: list[Item]) -> None:
-        batcher = Batcher(carry, cast("Any", None), ["1.0"], 1_000, 16_384)
+        batcher = Batcher(carry, cast("Any", None), cast("Any", None), ["1.0"], 1_000, 16_384)
         batcher.start()
         batcher.begin_all(items)
         await items[-1].future

@@ -1,7 +1,7 @@
 """The calls to Redis and PostgreSQL, each with its round trip."""
 
 import itertools
-import time
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -9,7 +9,14 @@ import pytest
 from app import limits
 from app.infra.scripts import LuaScripts
 from app.ledger.store import QUERIES
-from bench.compare.recording import JOURNAL_QUERY, Recording, as_another
+from bench.compare.recording import (
+    ADMIT,
+    JOURNAL_QUERY,
+    Admissions,
+    Recording,
+    ScriptCall,
+    as_another,
+)
 from bench.speed.conftest import Servers, per_item
 
 _attempts = itertools.count(2**60)
@@ -17,22 +24,16 @@ _CHUNK = (limits.SETTLE_BATCHES_MAX, limits.SETTLE_ENTRIES_MAX)
 
 
 class Sender:
-    """Sends recorded calls again, each under numbers of its own."""
+    """Sends recorded calls again, each as another attempt's."""
 
     def __init__(self, recording: Recording) -> None:
         self._recording = recording
-        self._slot = f"speed.{time.time_ns()}"
-        self._numbers = itertools.count(1)
 
-    async def scripts(self, scripts: LuaScripts) -> None:
-        """Admit and confirm."""
-        for call in self._recording.scripts:
-            names = [name for name, _ in scripts.contracts[call.name].argument_names]
-            arguments = list(call.arguments)
-            arguments[names.index("slot")] = self._slot
-            arguments[names.index("number")] = str(next(self._numbers))
-            reply = await scripts.call(call.name, call.keys, arguments)
-            assert (reply if isinstance(reply, str) else reply[0]) == "done"
+    async def admit(self, scripts: LuaScripts, admissions: Iterator[ScriptCall]) -> None:
+        """Admit, and confirm the batch before."""
+        call = next(admissions)
+        reply = await scripts.call(ADMIT, call.keys, call.arguments)
+        assert reply[0] == "done"
 
     async def journal(self, connection: Any) -> None:
         """Journal as another attempt under other keys."""
@@ -43,15 +44,15 @@ class Sender:
         assert row["outcome"] == "journaled"
 
 
-def test_admit_and_confirm(
-    benchmark: Any, servers: Servers, size: int, recording: Recording
-) -> None:
-    """Both scripts of a batch, with their round trips."""
+def test_admit(benchmark: Any, servers: Servers, size: int, recording: Recording) -> None:
+    """The script of a batch of debits, with its round trip."""
     stage, sender = servers.stage, Sender(recording)
     scripts = LuaScripts(stage.opened(stage.redis_client(servers.settings.redis.url)))
-    stage.wait(sender.scripts(scripts))
+    names = [name for name, _ in scripts.contracts[ADMIT].argument_names]
+    admissions = iter(Admissions(recording, names))
+    stage.wait(sender.admit(scripts, admissions))
     per_item(benchmark, size)
-    benchmark(lambda: stage.wait(sender.scripts(scripts)))
+    benchmark(lambda: stage.wait(sender.admit(scripts, admissions)))
 
 
 def test_journal(benchmark: Any, servers: Servers, size: int, recording: Recording) -> None:

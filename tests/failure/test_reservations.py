@@ -83,7 +83,7 @@ async def test_a_lost_account_reserves_nothing_on_the_others(
     monkeypatch.setattr(pipeline_of(services)._mode, "_open", unreachable)
     results = await outcomes(services, [request("A", "2", idempotency_key="a"), request("B", "2")])
     assert all(isinstance(result, errors.Unavailable) for result in results)
-    assert not reservations(redis_client)
+    await eventually(lambda: not reservations(redis_client))
     await services.ledger.post_transaction(request("A", "9"))
 
 

@@ -62,6 +62,7 @@ class Scripts:
         attempt: str = "1",
         balance_max: str = str(9 * 10**18),
         extent: str = "each",
+        journaled: str = "0",
     ) -> list[str]:
         """Admit changes on one account; returns a word for each."""
         names = " ".join("-" for _ in changes)
@@ -72,6 +73,7 @@ class Scripts:
             balance_max,
             extent,
             *OWN,
+            journaled,
             names,
             str(len(changes)),
             *changes,

@@ -14,6 +14,7 @@ REAPER = "tests/failure/test_reaper.py"
 SWITCHES = "tests/failure/test_switches.py"
 TWINS = "tests/failure/test_twins.py"
 LATE_COPIES = "tests/failure/test_late_copies.py"
+TELLING = "tests/failure/test_telling.py"
 LOST_REPLIES = "tests/failure/test_lost_replies.py"
 
 

@@ -11,6 +11,7 @@ from tests.mutations.guard import (
     REAPER,
     RELIABILITY,
     SWITCHES,
+    TELLING,
     TWINS,
     Guard,
 )
@@ -135,17 +136,17 @@ GUARDS: tuple[Guard, ...] = (
     Guard(
         "numbers_of_nothing_reserved",
         "lua/admit.lua",
-        "redis.call('HSET', epoch_key, 'slot:' .. slot, number)\nif #unloaded",
+        "redis.call('HSET', epoch_key, 'slot:' .. slot, number)\nredis.call('HDEL'",
         "if #writes > 0 then redis.call('HSET', epoch_key, 'slot:' .. slot, number) end\n"
-        "if #unloaded",
+        "redis.call('HDEL'",
         LATE_COPIES,
     ),
     Guard(
         "numbers_of_accounts_not_loaded",
         "lua/admit.lua",
-        "redis.call('HSET', epoch_key, 'slot:' .. slot, number)\nif #unloaded",
+        "redis.call('HSET', epoch_key, 'slot:' .. slot, number)\nredis.call('HDEL'",
         "if #unloaded == 0 then redis.call('HSET', epoch_key, 'slot:' .. slot, number) end\n"
-        "if #unloaded",
+        "redis.call('HDEL'",
         LATE_COPIES,
     ),
     Guard(
@@ -277,6 +278,20 @@ GUARDS: tuple[Guard, ...] = (
         "range(_TOKEN_POLLS_MAX if may_come else 1)",
         "range(1)",
         SWITCHES,
+    ),
+    Guard(
+        "debits_are_told_when_nothing_follows",
+        "app/ledger/batcher.py",
+        "            self._let_finish()\n",
+        "",
+        TELLING,
+    ),
+    Guard(
+        "told_only_when_heard",
+        "app/ledger/admission.py",
+        "if call_word in (Script.DONE, Script.UNLOADED):",
+        "if call_word:",
+        "tests/failure/test_reservations.py",
     ),
     *PART_GUARDS,
 )

@@ -193,7 +193,8 @@ class LedgerMachine(RuleBasedStateMachine):
             if fields:
                 assert int(fields["available"]) == expected.available
                 assert fields["incoming"] == "0"
-        assert not self.redis.exists(f"subbalance:{{0}}:{epoch}:flight")
+        untold = {str(slot.journaled) for slot in self.services.ledger._batcher._slots}
+        assert set(self.redis.hkeys(f"subbalance:{{0}}:{epoch}:flight")) <= untold
 
 
 @pytest.mark.timeout(300)
