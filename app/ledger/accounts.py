@@ -1,6 +1,8 @@
 """What never changes about accounts, remembered so that a request needs no read for it."""
 
-from collections.abc import Iterable
+import asyncio
+from collections import deque
+from collections.abc import Collection
 
 from app import limits
 from app.ledger.mode import ModeKeeper
@@ -8,11 +10,20 @@ from app.ledger.model import Account
 from app.ledger.store import LedgerStore
 
 
+class _LookUp:
+    """Accounts that are looked up together, and what comes of it."""
+
+    def __init__(self) -> None:
+        self.wanted: set[str] = set()
+        self.found: asyncio.Future[dict[str, Account]] = asyncio.get_running_loop().create_future()
+
+
 class KnownAccounts:
     """Remembers a bounded number of accounts of the PostgreSQL that rules now.
 
     Nothing is remembered of another one: a restored PostgreSQL may have given its numbers to other
-    accounts.
+    accounts. Accounts that are not known are looked up together: what is asked for while one read
+    is under way goes with the next, which begins after it was asked for.
     """
 
     def __init__(self, store: LedgerStore, mode: ModeKeeper) -> None:
@@ -21,6 +32,8 @@ class KnownAccounts:
         self._mode = mode
         self._accounts: dict[str, Account] = {}
         self._postgres = ""
+        self._look_ups: deque[_LookUp] = deque()
+        self._reading: asyncio.Task[None] | None = None
 
     def current_postgres(self) -> str:
         """Name the PostgreSQL that what is remembered from here on is of."""
@@ -33,16 +46,42 @@ class KnownAccounts:
         """Look an account up without waiting; None when it is not known."""
         return self._accounts.get(account_id)
 
-    async def find(self, account_ids: Iterable[str]) -> dict[str, Account]:
-        """Look accounts up; those that there are not are missing from the answer."""
+    async def find(self, account_ids: Collection[str]) -> dict[str, Account]:
+        """Look accounts up, at most `REQUEST_ITEMS_MAX`; those that there are not are missing from
+        the answer. Raises `PostgresUnavailable`.
+        """
         remembered = self._accounts
         found = {each: remembered[each] for each in account_ids if each in remembered}
         missing = [account_id for account_id in account_ids if account_id not in found]
         if missing:
-            read = await self._store.accounts(missing)
-            found |= read
-            for account_id, account in read.items():
-                if len(remembered) >= limits.ACCOUNT_CACHE_ITEMS_MAX:
-                    remembered.pop(next(iter(remembered)))
-                remembered[account_id] = account
+            read = await self._look_up(missing)
+            found |= {each: read[each] for each in missing if each in read}
         return found
+
+    async def _look_up(self, account_ids: Collection[str]) -> dict[str, Account]:
+        waiting = self._look_ups
+        if not waiting or len(waiting[-1].wanted) + len(account_ids) > limits.REQUEST_ITEMS_MAX:
+            waiting.append(_LookUp())
+        look_up = waiting[-1]
+        look_up.wanted.update(account_ids)
+        if self._reading is None:
+            self._reading = asyncio.create_task(self._read())
+        return await asyncio.shield(look_up.found)
+
+    async def _read(self) -> None:
+        """Read what is waited for, until nothing is."""
+        try:
+            while self._look_ups:
+                look_up, remembered = self._look_ups.popleft(), self._accounts
+                try:
+                    found = await self._store.accounts(list(look_up.wanted))
+                except Exception as exc:
+                    look_up.found.set_exception(exc)
+                    continue
+                for account_id, account in found.items():
+                    if len(remembered) >= limits.ACCOUNT_CACHE_ITEMS_MAX:
+                        remembered.pop(next(iter(remembered)))
+                    remembered[account_id] = account
+                look_up.found.set_result(found)
+        finally:
+            self._reading = None

@@ -77,15 +77,21 @@ SELECT k.scope, k.name, k.item_no = -1 AS is_request, b.batch_seq, b.created_at,
 -- name: entries_by_identity
 -- The accepted movements that used any of these keys or ids.
 -- Params: $1 scopes integer[], $2 names text[]
-SELECT k.scope, k.name, e.batch_seq, e.item_no, e.created_at, e.change_minor, e.transaction_id,
-       e.reference, e.metadata::text, b.status, b.mode, b.attempt_id, coalesce(b.settled_at, e.created_at) AS updated_at,
-       a.account_no, a.account_id, a.currency, a.exponent
+SELECT w.scope, w.name, f.*
   FROM unnest($1::integer[], $2::text[]) AS w (scope, name)
-  JOIN idempotency_keys k ON k.scope = w.scope AND k.name = w.name
-  JOIN journal_batches b ON b.batch_seq = k.batch_seq
-  JOIN accounts a ON a.account_no = k.account_no
-  JOIN journal_entries e ON e.account_no = k.account_no AND e.batch_seq = k.batch_seq
-                        AND e.item_no = k.item_no AND e.created_at = b.created_at
+ CROSS JOIN LATERAL (
+       -- Each by itself: without statistics a join of all at once would read the whole journal.
+       SELECT e.batch_seq, e.item_no, e.created_at, e.change_minor, e.transaction_id, e.reference, e.metadata::text,
+              b.status, b.mode, b.attempt_id, coalesce(b.settled_at, e.created_at) AS updated_at,
+              a.account_no, a.account_id, a.currency, a.exponent
+         FROM idempotency_keys k
+         JOIN journal_batches b ON b.batch_seq = k.batch_seq
+         JOIN accounts a ON a.account_no = k.account_no
+         JOIN journal_entries e ON e.account_no = k.account_no AND e.batch_seq = k.batch_seq
+                               AND e.item_no = k.item_no AND e.created_at = b.created_at
+        WHERE k.scope = w.scope AND k.name = w.name
+       OFFSET 0
+      ) AS f
 
 -- name: entry_by_position
 -- The accepted movement at a place in the journal, unless its client chose its id.
