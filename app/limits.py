@@ -22,6 +22,7 @@ METADATA_VALUE_LENGTH_MAX: Final = 256
 BODY_BYTES_MAX: Final = 32 * 1024
 TEST_BODY_BYTES_MAX: Final = 1024 * 1024
 BODY_READ_S: Final = 10.0
+PLAIN_HEAD_BYTES_MAX: Final = 4_096
 REQUEST_ID_LENGTH_MAX: Final = 64
 REQUEST_ITEMS_MAX: Final = 8_000
 # Where a request with one key is cut: part of what is stored, so it may never change.

@@ -43,7 +43,7 @@ local function names_of_others(refused_count)
   for _, other in ipairs(redis.call('HKEYS', flight_key)) do
     local high, low = parse(other)
     if subtract(high, low, first_high, first_low) < 0 or subtract(last_high, last_low, high, low) < 0 then
-      found[#found + 1] = string.match(redis.call('HGET', flight_key, other), '[^\n]*$')
+      found[#found + 1] = string.match(redis.call('HGET', flight_key, other), '\n([^\n]*)$')
     end
   end
   return found

@@ -1,11 +1,12 @@
 """The short way to `POST /api/v1/transaction`: below ASGI, with no task for a request.
 
-uvicorn's own parser reads every byte, so there is one opinion on where a request begins and ends.
-When the head of a hot request with nothing unusual about it is read, its connection answers it
-here, from the same parts as the router's handler. Every other request goes on to the router as if
-this were not there, and so does a hot one that comes while another is being answered: requests of
-one connection are decided one after the other, either way. `SUBBALANCE_DIRECT_ROUTE=false` takes
-the lane out.
+A hot request that comes whole, from the first byte to the last of what was received, and in the
+plainest form is read here; uvicorn's own parser reads anything else, so there is one opinion on
+where a request begins and ends. A hot request with nothing unusual about it is answered here, from
+the same parts as the router's handler. Every other request goes on to the router as if this were
+not there, and so does a hot one that comes while another is being answered: requests of one
+connection are decided one after the other, either way. `SUBBALANCE_DIRECT_ROUTE=false` takes the
+lane out.
 """
 
 import asyncio
@@ -40,6 +41,10 @@ _REPLAYED = _ACCEPTED + b"idempotency-replayed: true\r\n"
 _PROBLEM = f"content-type: {PROBLEM_TYPE}\r\n".encode()
 _PLAIN_HOST = re.compile(rb"[0-9A-Za-z._:\[\]-]{0,255}")
 _CLOSES = b"connection: close\r\n"
+_HOT_LINE = b"POST " + _PATH + b" HTTP/1.1\r\n"
+_HEADER = re.compile(rb"([!#-'*+.^_`|~0-9A-Za-z-]+): ?([\x21-\x7e](?:[\x20-\x7e]*[\x21-\x7e])?)")
+# With these a request is framed, ended or answered in another way, or may be.
+_UNUSUAL = frozenset((b"transfer-encoding", b"expect", b"upgrade", b"te", b"trailer"))
 _log = logging.getLogger(__name__)
 
 
@@ -47,6 +52,40 @@ _log = logging.getLogger(__name__)
 def _is_plain_host(host: bytes) -> bool:
     """Tell whether the router, which refuses some hosts, takes this one for sure."""
     return _PLAIN_HOST.fullmatch(host) is not None
+
+
+@lru_cache(maxsize=4_096)
+def _header(line: bytes) -> tuple[bytes, bytes] | None:
+    """Read a header line of the plainest form: most are the same in each request of a client."""
+    match = _HEADER.fullmatch(line)
+    return None if match is None else (match[1].lower(), match[2])
+
+
+def whole_request(data: bytes) -> tuple[dict[bytes, bytes], bytes] | None:
+    """Read the headers and the body of data that is one hot request from its first byte to its
+    last, in the plainest form there is, so that no two readers could differ about it.
+
+    None says nothing about the data: the parser is to read it.
+    """
+    if not data.startswith(_HOT_LINE):
+        return None
+    head, _, body = data.partition(b"\r\n\r\n")
+    lines = head[len(_HOT_LINE) :].split(b"\r\n")
+    headers: dict[bytes, bytes] = {}
+    for line in lines:
+        header = _header(line)
+        if header is None:
+            return None
+        headers[header[0]] = header[1]
+    is_plain = (
+        len(headers) == len(lines)
+        and len(head) <= limits.PLAIN_HEAD_BYTES_MAX
+        and headers.get(b"content-length") == b"%d" % len(body)
+        and headers.get(b"connection", b"keep-alive").lower() == b"keep-alive"
+        and _UNUSUAL.isdisjoint(headers)
+        and _is_plain_host(headers.get(b"host", b""))
+    )
+    return (headers, body) if is_plain else None
 
 
 class FastLane:
@@ -151,6 +190,9 @@ class _Connection(HttpToolsProtocol):
         self._reading: _HotRequest | None = None
         self._unanswered: _HotRequest | None = None
         self._body_timer: asyncio.TimerHandle | None = None
+        self._rest_timer: asyncio.TimerHandle | None = None
+        self._resting_since: float | None = None
+        self._is_parsed = False
         self._ending = False
         self._complaint: str | None = None
 
@@ -201,10 +243,26 @@ class _Connection(HttpToolsProtocol):
             reading.decide(self._lane.ledger())
 
     def data_received(self, data: bytes) -> None:
-        """Feed the parser; a body that is not whole yet has a limited time."""
+        """Take a whole plain request at once, or feed the parser; a body that is not whole yet has
+        a limited time. A connection that the parser has read from stays with it.
+        """
+        if not self._is_parsed and self._unanswered is None and not self.flow.write_paused:
+            found = whole_request(data)
+            if found is not None:
+                self._take_whole(*found)
+                return
+        self._is_parsed = True
         super().data_received(data)
         if self._reading is not None and self._body_timer is None:
             self._body_timer = self.loop.call_later(limits.BODY_READ_S, self._body_is_late)
+
+    def _take_whole(self, headers: dict[bytes, bytes], body: bytes) -> None:
+        self._unset_keepalive_if_required()
+        self._lane.taken_count += 1
+        request = self._unanswered = _HotRequest(self, headers)
+        request.add(body)
+        if request is self._unanswered:
+            request.decide(self._lane.ledger())
 
     def _body_is_late(self) -> None:
         if self._reading is not None and self._reading is self._unanswered:
@@ -230,9 +288,31 @@ class _Connection(HttpToolsProtocol):
         elif self.pipeline:
             super()._start_asgi_task(*self.pipeline.pop())
         else:
-            self.timeout_keep_alive_task = self.loop.call_later(
-                self.timeout_keep_alive, self.timeout_keep_alive_handler
-            )
+            self._rest()
+
+    def _rest(self) -> None:
+        """Begin the idle time. Its timer is not made anew for every request: one that ends too soon
+        goes on for what is left.
+        """
+        self._resting_since = self.loop.time()
+        if self._rest_timer is None:
+            self._rest_timer = self.loop.call_later(self.timeout_keep_alive, self._end_if_rested)
+
+    def _end_if_rested(self) -> None:
+        self._rest_timer = None
+        if self._resting_since is None:
+            return
+        left_s = self._resting_since + self.timeout_keep_alive - self.loop.time()
+        if left_s > 0:
+            self._rest_timer = self.loop.call_later(left_s, self._end_if_rested)
+        else:
+            self.timeout_keep_alive_handler()
+
+    def _unset_keepalive_if_required(self) -> None:
+        """End the idle time: the lane's own, or the one that began after the router's answer."""
+        if self._resting_since is None:
+            super()._unset_keepalive_if_required()
+        self._resting_since = None
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         """Start a request of the router's when the lane's before it is answered."""
@@ -259,4 +339,7 @@ class _Connection(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Wait no longer for the rest of a body; what is being decided goes on."""
         self._stop_reading()
+        if self._rest_timer is not None:
+            self._rest_timer.cancel()
+            self._rest_timer = None
         super().connection_lost(exc)

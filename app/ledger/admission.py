@@ -44,17 +44,18 @@ class Decision(NamedTuple):
 
 
 class Attempt:
-    """One attempt of a batch: its id, the bounds of the ids this process may have, and the
-    accounts' keys it was last sent to Redis with.
+    """One attempt of a batch: its id, the bounds of the ids this process may have, the accounts'
+    keys it was last sent to Redis with, and whether every item was admitted.
     """
 
-    __slots__ = ("attempt_id", "bounds", "keys")
+    __slots__ = ("attempt_id", "bounds", "is_whole", "keys")
 
     def __init__(self, attempts: AttemptNumbers) -> None:
         """Begin before the first sending."""
         self.attempt_id = attempts.draw()
         self.bounds = attempts.bounds
         self.keys: list[str] = []
+        self.is_whole = False
 
 
 class Admittance(NamedTuple):
@@ -168,6 +169,7 @@ class Admission:
         if call_word == Script.VANISHED:
             raise LostData
         _check(call_word)
+        attempt.is_whole = not positions
         if not positions:
             return Admittance(list(items), [], frozenset(), [])
         refused = [
@@ -185,13 +187,15 @@ class Admission:
     ) -> None:
         """Say what became of the items that were admitted, all of them and in their order.
 
-        Where no balance changes, Redis is told with the slot's next call.
+        Where no balance changes, Redis is told with the slot's next call; but at once where others
+        were refused, for until then their names count as in flight.
 
         Harmless to repeat. Raises `Fenced` when the reservations are gone anyway, or
         `RedisUnavailable`.
         """
         released = [number for number, (_, outcome) in enumerate(outcomes) if outcome == RELEASED]
-        if released or slot.journaled or any(item.is_credit for item, _ in outcomes):
+        is_credited = any(item.is_credit for item, _ in outcomes)
+        if released or is_credited or slot.journaled or not attempt.is_whole:
             attempt_id, keys = attempt.attempt_id, attempt.keys
             await self.confirm_record(ruling, slot, attempt_id, keys, JOURNALED, released)
         else:

@@ -18,6 +18,9 @@ from app.ledger.part import Part
 _log = logging.getLogger(__name__)
 # Bulk requests leave the rest of the queue, in hundredths, to single ones.
 _BULK_SHARE = 75
+# A batch begins beside another for so many items, or when the newest began so long ago.
+_BESIDE_ITEMS = 32
+_BESIDE_S = 0.005
 _SWEEP_S = 0.1
 _POSTPONE_S = 0.02
 _STOP_S = 6.0
@@ -54,9 +57,10 @@ class Batcher:
         self._queued_items = 0
         self._held_count = 0
         self._claims: dict[Identity, deque[Item | Part]] = {}
-        self._idle: list[tuple[Slot, asyncio.Future[None]]] = []
+        self._idle: list[tuple[Slot, asyncio.Future[bool]]] = []
         self._tasks: list[asyncio.Task[None]] = []
         self._busy_count = 0
+        self._begun_at = 0.0
         self._stopping = False
 
     @property
@@ -66,7 +70,8 @@ class Batcher:
 
     @property
     def _has_work(self) -> bool:
-        is_left = any(slot.journaled for slot in self._slots)
+        slots = zip(self._slots, self._tasks, strict=False)
+        is_left = any(slot.journaled and not task.done() for slot, task in slots)
         return bool(self.waiting_count or self._busy_count or is_left)
 
     @property
@@ -143,28 +148,43 @@ class Batcher:
     def _append(self, item: Item | Part) -> None:
         self._queue.append(item)
         self._queued_items += item.weight
-        self._wake_one()
+        if self._is_worth_a_batch:
+            self._wake_one()
+
+    @property
+    def _is_worth_a_batch(self) -> bool:
+        """Tell whether what waits is to go at once: a batch costs the same for one item as for ten,
+        so a few of them wait for the one in flight, unless that one is slow.
+        """
+        if not self._busy_count or self._queued_items >= _BESIDE_ITEMS:
+            return True
+        return asyncio.get_running_loop().time() - self._begun_at > _BESIDE_S
 
     def _wake_one(self) -> None:
         """Wake the slot that rested last: what it has left goes along with its next batch."""
         while self._idle:
             _, idle = self._idle.pop()
             if not idle.done():
-                idle.set_result(None)
+                idle.set_result(False)
                 return
 
     async def _run(self, slot: Slot) -> None:
         while True:
+            is_to_finish = False
             if not self._queue:
                 idle = asyncio.get_running_loop().create_future()
                 self._idle.append((slot, idle))
-                await idle
+                is_to_finish = await idle
             batch = self._take()
-            if batch and self._queue:
-                self._wake_one()
             self._busy_count += 1
+            self._begun_at = asyncio.get_running_loop().time()
+            if batch and self._queue and self._is_worth_a_batch:
+                self._wake_one()
             try:
-                await (self._carry_out(slot, batch) if batch else self._finish(slot))
+                if batch:
+                    await self._carry_out(slot, batch)
+                elif is_to_finish:
+                    await self._finish(slot)
             finally:
                 self._busy_count -= 1
 
@@ -254,6 +274,8 @@ class Batcher:
                 self._expire(late)
             if self._held_count:
                 self._expire_held(now)
+            if self._queue:
+                self._wake_one()
             self._let_finish()
 
     def _let_finish(self) -> None:
@@ -262,7 +284,7 @@ class Batcher:
         self._idle = [each for each in resting if not each[0].journaled]
         for slot, idle in resting:
             if slot.journaled and not idle.done():
-                idle.set_result(None)
+                idle.set_result(True)
 
     def _expire_held(self, now: float) -> None:
         """Answer those whose deadline passes behind a request that is still being decided."""

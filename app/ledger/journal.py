@@ -197,7 +197,10 @@ def _raise_if_cancelled() -> None:
 
 
 def _columns(items: Sequence[Item]) -> tuple[Any, ...]:
-    """Turn items into the arrays of `journal_batch_v3`; an all-empty column is NULL."""
+    """Turn items into what the queries take; an all-empty column is NULL.
+
+    Names hold no space: keys are visible ASCII.
+    """
     requests = [item.request for item in items]
     keys = [
         (position, identity.scope, identity.name)
@@ -205,14 +208,14 @@ def _columns(items: Sequence[Item]) -> tuple[Any, ...]:
         for identity in item.identities
     ]
     return (
-        [item.account.account_no for item in items],
-        [item.change_minor for item in items],
+        " ".join([str(item.account.account_no) for item in items]),
+        " ".join([str(item.change_minor) for item in items]),
         _or_null([request.transaction_id for request in requests]),
         _or_null([request.reference for request in requests]),
         _or_null([_json_or_none(request.metadata) for request in requests]),
-        [key[0] for key in keys],
-        [key[1] for key in keys],
-        [key[2] for key in keys],
+        " ".join([str(key[0]) for key in keys]),
+        " ".join([str(key[1]) for key in keys]),
+        " ".join([key[2] for key in keys]),
     )
 
 

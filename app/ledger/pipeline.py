@@ -316,8 +316,8 @@ class Pipeline:
 
     async def tell_what_is_left(self, slot: Slot) -> None:
         """Tell Redis of a slot's last debits, that no further admission has told it of."""
-        ruling = self._mode.current
         try:
+            ruling = self._mode.current
             if ruling.mode is Mode.REDIS:
                 await self._insist(slot, ruling, lambda: self._admission.confirm_left(ruling, slot))
         except Exception:

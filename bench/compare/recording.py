@@ -69,7 +69,8 @@ def as_another(arguments: Sequence[Any], attempt: int, name: str) -> list[Any]:
     """Make of a journal call another attempt's, with names that nobody has used."""
     changed = dict(zip(_PARAMETERS, arguments, strict=True))
     changed["attempt_id"] = attempt
-    changed["key_names"] = [f"{name}-{item}" for item in range(len(changed["key_names"]))]
+    count = len(changed["key_names"].split())
+    changed["key_names"] = " ".join([f"{name}-{item}" for item in range(count)])
     for parameter in _REQUEST_NAMES:
         if changed[parameter] is not None:
             changed[parameter] = f"{name}-{parameter}"

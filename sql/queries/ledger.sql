@@ -55,16 +55,22 @@ SELECT a.account_no, a.account_id, a.settled_minor::text, a.version::text,
  WHERE a.account_no = ANY ($1) AND a.kind = 'customer'
 
 -- name: journal_batch
--- Journal one micro-batch or one part of a request; see journal_batch_v3.
--- Params: $1 shard smallint, $2 epoch bigint, $3 word text, $4 attempt_id bigint, $5 extent text, $6 request_scope integer, $7 request_key text, $8 request_name text, $9 request_digest bytea, $10 refusals text, $11 account_nos bigint[], $12 changes_minor bigint[], $13 transaction_ids uuid[], $14 references text[], $15 metadata text[], $16 key_items integer[], $17 key_scopes integer[], $18 key_names text[]
+-- Journal one micro-batch or one part of a request; see journal_batch_v3. What each item has comes as one
+-- text with spaces between, which costs a client a third of what an array does.
+-- Params: $1 shard smallint, $2 epoch bigint, $3 word text, $4 attempt_id bigint, $5 extent text, $6 request_scope integer, $7 request_key text, $8 request_name text, $9 request_digest bytea, $10 refusals text, $11 account_nos text, $12 changes_minor text, $13 transaction_ids uuid[], $14 references text[], $15 metadata text[], $16 key_items text, $17 key_scopes text, $18 key_names text
 SELECT outcome, accepted_seq, accepted_at, duplicate_items
-  FROM journal_batch_v3($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18)
+  FROM journal_batch_v3($1, $2, $3, $4, $5, $6, $7, $8, $9, $10,
+                        string_to_array($11, ' ')::bigint[], string_to_array($12, ' ')::bigint[], $13, $14, $15,
+                        string_to_array($16, ' ')::integer[], string_to_array($17, ' ')::integer[], string_to_array($18, ' '))
 
 -- name: decide_batch
--- Decide and journal one micro-batch or one part of a request under row locks; see decide_batch_v2.
--- Params: $1 shard smallint, $2 epoch bigint, $3 word text, $4 attempt_id bigint, $5 is_repeated boolean, $6 balance_max bigint, $7 extent text, $8 request_scope integer, $9 request_key text, $10 request_name text, $11 request_digest bytea, $12 refusals text, $13 positions integer[], $14 account_nos bigint[], $15 changes_minor bigint[], $16 transaction_ids uuid[], $17 references text[], $18 metadata text[], $19 key_items integer[], $20 key_scopes integer[], $21 key_names text[]
+-- Decide and journal one micro-batch or one part of a request under row locks; see decide_batch_v2, and
+-- journal_batch for the texts.
+-- Params: $1 shard smallint, $2 epoch bigint, $3 word text, $4 attempt_id bigint, $5 is_repeated boolean, $6 balance_max bigint, $7 extent text, $8 request_scope integer, $9 request_key text, $10 request_name text, $11 request_digest bytea, $12 refusals text, $13 positions integer[], $14 account_nos text, $15 changes_minor text, $16 transaction_ids uuid[], $17 references text[], $18 metadata text[], $19 key_items text, $20 key_scopes text, $21 key_names text
 SELECT outcome, accepted_seq, accepted_at, words, availables
-  FROM decide_batch_v2($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21)
+  FROM decide_batch_v2($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13,
+                       string_to_array($14, ' ')::bigint[], string_to_array($15, ' ')::bigint[], $16, $17, $18,
+                       string_to_array($19, ' ')::integer[], string_to_array($20, ' ')::integer[], string_to_array($21, ' '))
 
 -- name: requests_by_identity
 -- The parts of requests that used any of these keys, and whether a single transaction did instead.

@@ -5,13 +5,14 @@ from typing import Any
 
 import pytest
 
+from app import errors
 from app.bootstrap import Services, open_services
 from app.infra.scripts import LuaScripts
 from app.settings import Settings
 from tests.conftest import OpenAccount, eventually
 from tests.failure.conftest import Behind, account_fields, account_key, records, reservations
 from tests.failure.proxy import ADMIT, CONFIRM
-from tests.integration.test_transactions import request
+from tests.integration.test_transactions import outcomes, request
 
 
 @pytest.fixture
@@ -52,6 +53,20 @@ async def test_a_credit_that_follows_is_confirmed_by_itself(
     await services.ledger.post_transaction(request("A", "3", "credit"))
     assert calls == ["admit", "admit", "admit", "confirm"]
     assert not reservations(redis_client)
+
+
+async def test_names_that_were_refused_are_in_flight_no_longer_than_their_batch(
+    services: Services, open_account: OpenAccount, redis_client: Any
+) -> None:
+    """Another instance would take a refused request for one that is still being decided."""
+    await open_account("A", "10.00")
+    await services.ledger.post_transaction(request("A", "1"))
+    await eventually(lambda: not records(redis_client))
+    batch = [request("A", "2"), request("A", "9", idempotency_key="refused")]
+    accepted, refused = await outcomes(services, batch)
+    assert isinstance(refused, errors.InsufficientAvailable)
+    assert not accepted.replayed
+    assert not any("0:key:refused" in record.names for record in records(redis_client))
 
 
 async def test_nothing_is_left_to_tell_when_a_service_has_stopped(

@@ -5,8 +5,11 @@ import random
 import pytest
 from redis.exceptions import ResponseError
 
+from app.infra.embedded import EmbeddedRedis
+from app.infra.redis import open_redis
+from app.infra.scripts import LuaScripts
 from app.ledger.flights import Flight, FlightRecord, read_record
-from tests.lua.conftest import OWN, Scripts
+from tests.lua.conftest import OWN, Scripts, words_of
 
 LARGEST = str(9 * 10**18)
 # available, debit, word
@@ -173,6 +176,24 @@ async def test_an_admission_confirms_the_debits_before_it(scripts: Scripts) -> N
     assert await scripts.attempts() == {"2"}
     assert await scripts.admit("A", "-30", attempt="3", journaled="2") == ["insufficient_available"]
     assert await scripts.attempts() == set()
+
+
+async def test_a_large_batch_of_others_does_not_hold_up_a_refusal(
+    server: EmbeddedRedis, scripts: Scripts
+) -> None:
+    """The names in flight are looked for in every record, a thousand accounts long or not."""
+    accounts = [f"A{number}-{'a' * 40}" for number in range(1_000)]
+    for account in accounts:
+        await scripts.load(account, "100")
+    items = [part for _ in accounts for part in ("1", "-1")]
+    names = " ".join(f"0:key:{account}" for account in accounts)
+    theirs = ("100", LARGEST, "each", "100", "199", "0", names, *items)
+    assert words_of(await scripts.numbered("admit", accounts, *theirs), 1_000)[0] == "admitted"
+    async with open_redis(server.url, 1_000, 1) as impatient:
+        scripts.scripts = LuaScripts(impatient)
+        refused = ("1", LARGEST, "each", *OWN, "0", "-", "1", "-1000")
+        reply = await scripts.numbered("admit", accounts[:1], *refused)
+    assert reply == ["done", [1], ["insufficient_available"], ["99"], [names]]
 
 
 async def test_an_old_admission_confirms_nothing(scripts: Scripts) -> None:

@@ -287,6 +287,27 @@ GUARDS: tuple[Guard, ...] = (
         TELLING,
     ),
     Guard(
+        "credits_are_told_before_their_answer",
+        "app/ledger/admission.py",
+        "is_credited = any(item.is_credit for item, _ in outcomes)",
+        "is_credited = False",
+        TELLING,
+    ),
+    Guard(
+        "released_is_told_at_once",
+        "app/ledger/admission.py",
+        "if released or is_credited or",
+        "if is_credited or",
+        f"{TWINS} {LOST_REPLIES} tests/failure/test_reservations.py",
+    ),
+    Guard(
+        "refused_names_are_in_flight_no_more",
+        "app/ledger/admission.py",
+        "slot.journaled or not attempt.is_whole:",
+        "slot.journaled:",
+        TELLING,
+    ),
+    Guard(
         "told_only_when_heard",
         "app/ledger/admission.py",
         "if call_word in (Script.DONE, Script.UNLOADED):",

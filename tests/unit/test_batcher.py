@@ -1,0 +1,112 @@
+"""When what waits goes: at once alone, with others while a batch is in flight, never after long."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any, cast
+
+import pytest
+
+from app.kit.money import parse_amount
+from app.ledger import batcher as batcher_module
+from app.ledger.admission import Slot
+from app.ledger.batcher import Batcher
+from app.ledger.codes import Direction
+from app.ledger.item import Item
+from app.ledger.model import Account, TransactionRequest
+from tests.conftest import eventually
+
+FEW = batcher_module._BESIDE_ITEMS - 1
+
+
+class Carrier:
+    """Keeps every batch in flight until it is let go."""
+
+    def __init__(self) -> None:
+        self.sizes: list[int] = []
+        self.may_end = asyncio.Event()
+
+    async def carry(self, _slot: Slot, items: list[Item]) -> list[Item]:
+        self.sizes.append(len(items))
+        await self.may_end.wait()
+        for item in items:
+            item.accept(cast("Any", None), replayed=False)
+        return []
+
+
+def items(count: int) -> list[Item]:
+    loop = asyncio.get_running_loop()
+    account = Account(1, "A", "USD", 2)
+    request = TransactionRequest(
+        account_id="A", amount=parse_amount("1"), direction=Direction.DEBIT
+    )
+    deadline = loop.time() + 60
+    return [Item(request, account, -100, deadline, loop.create_future(), "") for _ in range(count)]
+
+
+@pytest.fixture
+def carrier() -> Carrier:
+    return Carrier()
+
+
+@pytest.fixture
+async def batcher(carrier: Carrier) -> AsyncIterator[Batcher]:
+    async def nothing_left(_slot: Slot) -> None:
+        pass
+
+    made = Batcher(
+        carrier.carry, cast("Any", None), nothing_left, ["1.0", "1.1", "1.2"], 1_000, 4_096
+    )
+    made.start()
+    await asyncio.sleep(0)
+    yield made
+    carrier.may_end.set()
+    await made.stop()
+
+
+@pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No batch in flight counts as slow, and nobody looks after what waits."""
+    monkeypatch.setattr(batcher_module, "_BESIDE_S", 60)
+    monkeypatch.setattr(batcher_module, "_SWEEP_S", 60)
+
+
+@pytest.mark.usefixtures("patient")
+async def test_a_few_wait_for_the_batch_in_flight(batcher: Batcher, carrier: Carrier) -> None:
+    batcher.begin(items(1)[0])
+    await eventually(lambda: carrier.sizes == [1])
+    waiting = [batcher.begin(item) for item in items(FEW)]
+    await asyncio.sleep(0.05)
+    assert carrier.sizes == [1]
+    carrier.may_end.set()
+    await asyncio.gather(*waiting)
+    assert carrier.sizes == [1, FEW]
+
+
+@pytest.mark.usefixtures("patient")
+async def test_many_go_beside_the_batch_in_flight(batcher: Batcher, carrier: Carrier) -> None:
+    batcher.begin(items(1)[0])
+    await eventually(lambda: carrier.sizes == [1])
+    for item in items(FEW + 1):
+        batcher.begin(item)
+    await eventually(lambda: carrier.sizes == [1, FEW + 1])
+
+
+async def test_a_few_do_not_wait_for_a_batch_that_is_slow(
+    batcher: Batcher, carrier: Carrier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batcher_module, "_SWEEP_S", 60)
+    batcher.begin(items(1)[0])
+    await eventually(lambda: carrier.sizes == [1])
+    await asyncio.sleep(2 * batcher_module._BESIDE_S)
+    batcher.begin(items(1)[0])
+    await eventually(lambda: carrier.sizes == [1, 1])
+
+
+async def test_what_came_just_after_a_batch_that_turns_out_slow_goes_soon(
+    batcher: Batcher, carrier: Carrier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batcher_module, "_BESIDE_S", 60)
+    batcher.begin(items(1)[0])
+    await eventually(lambda: carrier.sizes == [1])
+    batcher.begin(items(1)[0])
+    await eventually(lambda: carrier.sizes == [1, 1])
