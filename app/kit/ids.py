@@ -26,12 +26,23 @@ class EntryPosition(NamedTuple):
     item_no: int
 
 
+class AssignedIds:
+    """The ids of a batch's transactions whose clients chose none (RFC 9562 §5.8 layout)."""
+
+    def __init__(self, accepted_ms: int, batch_seq: int) -> None:
+        """Take what all of them share."""
+        high = (accepted_ms & _MILLISECONDS_MASK) << 16 | _ASSIGNED_VERSION << 12
+        self._shared = high << 64 | 0b10 << 62 | batch_seq
+
+    def of(self, item_no: int) -> UUID:
+        """Build the id of one transaction."""
+        low_bits, high_bits = item_no & _ITEM_LOW_MASK, item_no >> _ITEM_LOW_BITS
+        return _uuid(self._shared | low_bits << 64 | high_bits << _BATCH_SEQ_BITS)
+
+
 def assigned_transaction_id(accepted_ms: int, position: EntryPosition) -> UUID:
-    """Build the id of a transaction whose client chose none (RFC 9562 §5.8 layout)."""
-    low_bits, high_bits = position.item_no & _ITEM_LOW_MASK, position.item_no >> _ITEM_LOW_BITS
-    high = (accepted_ms & _MILLISECONDS_MASK) << 16 | _ASSIGNED_VERSION << 12 | low_bits
-    low = 0b10 << 62 | high_bits << _BATCH_SEQ_BITS | position.batch_seq
-    return _uuid(high << 64 | low)
+    """Build the id of one transaction alone; see `AssignedIds`."""
+    return AssignedIds(accepted_ms, position.batch_seq).of(position.item_no)
 
 
 def _uuid(number: int) -> UUID:

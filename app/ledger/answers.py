@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from datetime import datetime
 
 from app import errors
-from app.kit.ids import EntryPosition, assigned_transaction_id
+from app.kit.ids import AssignedIds
 from app.kit.money import decimal_text
 from app.ledger.codes import EntryStatus, Mode, Refused
 from app.ledger.item import Item
@@ -96,17 +96,14 @@ class JournaledBatch:
             raise errors.InvariantViolation("a journaled batch has no time of acceptance")
         self._attempt_id = attempt_id
         self._mode = mode
-        self._batch_seq = batch_seq
         self._accepted_at = accepted_at
-        self._accepted_ms = accepted_ms(accepted_at)
+        self._ids = AssignedIds(accepted_ms(accepted_at), batch_seq)
 
     def transaction(self, item: Item, item_no: int) -> Transaction:
         """Describe the item that stands at a place of the batch."""
         request = item.request
-        place = EntryPosition(self._batch_seq, item_no)
         return Transaction(
-            transaction_id=request.transaction_id
-            or assigned_transaction_id(self._accepted_ms, place),
+            transaction_id=request.transaction_id or self._ids.of(item_no),
             account=item.account,
             change_minor=item.change_minor,
             status=EntryStatus.PENDING,

@@ -6,7 +6,7 @@ one that has a single key, is decided in a batch of its own.
 
 import asyncio
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from app import errors, limits
 from app.ledger.batcher import Batcher
@@ -18,7 +18,6 @@ from app.ledger.store import encode_json
 
 Asked = Sequence[TransactionRequest | errors.LedgerError]
 Answered = list[Acceptance | errors.LedgerError]
-MakeItem = Callable[[TransactionRequest, Account], Item]
 
 
 class BulkRequest:
@@ -72,8 +71,9 @@ class BulkRequest:
                 )
             names.update(request.identities)
 
-    def make_items(self, accounts: Mapping[str, Account], make: MakeItem) -> None:
-        """Turn what is asked into items, as far as it can be done."""
+    def make_items(self, accounts: Mapping[str, Account], deadline: float, postgres: str) -> None:
+        """Turn what is asked into items, as far as it can be done; see `Item`."""
+        create_future = asyncio.get_running_loop().create_future
         for position, request in enumerate(self._asked):
             if position in self._answers or not isinstance(request, TransactionRequest):
                 continue
@@ -83,9 +83,11 @@ class BulkRequest:
                 self._not_found.add(position)
                 continue
             try:
-                self._items[position] = make(request, account)
+                item = Item(request, account, deadline, create_future(), postgres)
             except errors.Rejected as error:
                 self._answers[position] = error
+            else:
+                self._items[position] = item
 
     async def answer(self, batcher: Batcher) -> Answered:
         """Have everything decided; raises what refuses the request as a whole."""

@@ -4,16 +4,19 @@ import asyncio
 from collections.abc import Mapping, Sequence
 
 from app import errors
+from app.kit.money import minor_units
+from app.ledger.codes import Direction
 from app.ledger.model import Acceptance, Account, Identity, Transaction, TransactionRequest
 
 _NO_NAME = "-"
+_CREDIT = Direction.CREDIT
 
 
 def _name(identities: tuple[Identity, ...]) -> str:
     """Name a request in Redis, so that a refusal can tell that another sending is in flight."""
     if len(identities) == 1:
         return identities[0].text
-    return " ".join([identity.text for identity in identities]) or _NO_NAME
+    return " ".join([identity.text for identity in identities])
 
 
 class Tally:
@@ -56,19 +59,20 @@ class Item:
         self,
         request: TransactionRequest,
         account: Account,
-        change_minor: int,
         deadline: float,
         future: "asyncio.Future[Acceptance]",
         postgres: str,
     ) -> None:
         """Take a checked request; `deadline` is in loop time, and `postgres` names the PostgreSQL
-        that `account` was read from.
+        that `account` was read from. Raises `AmountTooPrecise` or `AmountTooLarge`.
         """
+        amount_minor = minor_units(request.amount, account.exponent)
+        identities = request.identities
         self.request = request
         self.account = account
-        self.change_minor = change_minor
-        self.identities = request.identities
-        self.name = _name(request.identities)
+        self.change_minor = amount_minor if request.direction is _CREDIT else -amount_minor
+        self.identities = identities
+        self.name = _name(identities) if identities else _NO_NAME
         self.deadline = deadline
         self.postgres = postgres
         self.look_up_first = False

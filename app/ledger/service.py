@@ -1,13 +1,12 @@
 """The ledger's use cases, one method each. What HTTP, workers and later rooms may call."""
 
 import asyncio
-from functools import partial
 from uuid import UUID
 
 from app import errors, limits
 from app.kit.cursor import decode_cursor, encode_cursor
 from app.kit.ids import AttemptNumbers, EntryPosition, assigned_position
-from app.kit.money import decimal_text, minor_units, parse_amount
+from app.kit.money import decimal_text, parse_amount
 from app.ledger.accounts import KnownAccounts
 from app.ledger.batcher import Batcher
 from app.ledger.bulk import Answered, Asked, BulkRequest
@@ -67,7 +66,8 @@ class LedgerService:
         self._check(request)
         postgres = self._accounts.current_postgres()
         account = await self._account(request.account_id)
-        return await self._batcher.begin(self._item(request, account, postgres, self._deadline()))
+        future = self._loop.create_future()
+        return await self._batcher.begin(Item(request, account, self._deadline(), future, postgres))
 
     def begin_transaction(self, request: TransactionRequest) -> "asyncio.Future[Acceptance]":
         """Start what `post_transaction` does; raises at once what can be refused at once.
@@ -79,7 +79,8 @@ class LedgerService:
         account = self._accounts.get(request.account_id)
         if account is None:
             return self._loop.create_task(self.post_transaction(request))
-        return self._batcher.begin(self._item(request, account, postgres, self._deadline()))
+        future = self._loop.create_future()
+        return self._batcher.begin(Item(request, account, self._deadline(), future, postgres))
 
     async def post_transactions(
         self, asked: Asked, idempotency_key: str | None, *, atomic: bool
@@ -93,8 +94,7 @@ class LedgerService:
         bulk = BulkRequest(asked, idempotency_key, atomic=atomic)
         postgres = self._accounts.current_postgres()
         accounts = await self._accounts.find(bulk.account_ids)
-        make = partial(self._item, postgres=postgres, deadline=self._deadline())
-        bulk.make_items(accounts, make)
+        bulk.make_items(accounts, self._deadline(), postgres)
         return await bulk.answer(self._batcher)
 
     def _check(self, request: TransactionRequest) -> None:
@@ -104,19 +104,6 @@ class LedgerService:
 
     def _deadline(self) -> float:
         return self._loop.time() + self._deadline_s
-
-    def _item(
-        self, request: TransactionRequest, account: Account, postgres: str, deadline: float
-    ) -> Item:
-        amount_minor = minor_units(request.amount, account.exponent)
-        return Item(
-            request,
-            account,
-            amount_minor if request.direction is Direction.CREDIT else -amount_minor,
-            deadline,
-            self._loop.create_future(),
-            postgres,
-        )
 
     async def _account(self, account_id: str) -> Account:
         account = self._accounts.get(account_id)

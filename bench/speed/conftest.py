@@ -11,7 +11,7 @@ from app.ledger.codes import Direction
 from app.ledger.item import Item
 from app.ledger.model import Account, TransactionRequest
 from app.settings import Settings, load_settings
-from bench.compare.bodies import AMOUNT, AMOUNT_MINOR, account_id
+from bench.compare.bodies import AMOUNT, account_id
 from bench.compare.contestants import open_accounts
 from bench.compare.recording import Recording, record
 from bench.compare.stage import Stage, open_stage
@@ -70,7 +70,6 @@ def make_items(loop: asyncio.AbstractEventLoop) -> Callable[[int], list[Item]]:
             Item(
                 transaction_request(accounts[number % ACCOUNTS].account_id, f"key-{number}"),
                 accounts[number % ACCOUNTS],
-                -AMOUNT_MINOR,
                 loop.time() + _DEADLINE_S,
                 loop.create_future(),
                 "postgres",

@@ -146,7 +146,6 @@ async def carried(services: Services, steps: list[Step]) -> list[str]:
             Item(
                 request,
                 account,
-                step.change,
                 loop.time() + 10,
                 loop.create_future(),
                 pipeline_of(services)._mode.current.postgres,

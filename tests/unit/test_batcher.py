@@ -40,7 +40,7 @@ def items(count: int) -> list[Item]:
         account_id="A", amount=parse_amount("1"), direction=Direction.DEBIT
     )
     deadline = loop.time() + 60
-    return [Item(request, account, -100, deadline, loop.create_future(), "") for _ in range(count)]
+    return [Item(request, account, deadline, loop.create_future(), "") for _ in range(count)]
 
 
 @pytest.fixture
