@@ -25,6 +25,7 @@ from app.kit.ids import AttemptNumbers
 from app.kit.money import currency_exponent, minor_units, parse_amount
 from app.ledger.admission import Admission, Slot
 from app.ledger.batcher import Batcher
+from app.ledger.changes import AccountChanges
 from app.ledger.compare import RedisComparison
 from app.ledger.consistency import ConsistencyCheck
 from app.ledger.health import HealthCheck
@@ -121,7 +122,8 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
         )
         batcher.start()
         stack.push_async_callback(batcher.stop)
-        # Reads and health have connections of their own, so that no crowd of them holds up money.
+        # Reads and health have connections of their own, and changes of accounts share them, so
+        # that no crowd of them holds up money.
         reads = await stack.enter_async_context(
             _pool(settings, timeout_ms, settings.postgres.read_connections)
         )
@@ -129,6 +131,9 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
             open_redis(settings.redis.url, settings.redis.timeout_ms, _PROBE_CONNECTIONS, retries=1)
         )
         store = LedgerStore(reads, timeout_ms)
+        deadline_ms = settings.ledger.deadline_ms
+        changes = AccountChanges(parts.mode, parts.admission, store, attempts, deadline_ms)
+        stack.push_async_callback(changes.close)
         watch = ModeWatch(parts.mode, probes, parts.breaker, settings.reliability)
         await stack.enter_async_context(
             _background(
@@ -139,7 +144,9 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
         )
         health = HealthCheck(settings, store, batcher, parts.mode, parts.breaker, probes)
         verifier = _verifier(settings, parts, reads, store, probes)
-        ledger = LedgerService(settings, store, batcher, parts.mode, health, verifier, attempts)
+        ledger = LedgerService(
+            settings, store, batcher, parts.mode, health, verifier, attempts, changes
+        )
         yield Services(settings, ledger)
 
 

@@ -237,6 +237,28 @@ class AccountReserved(Rejected):
     """External accounts move only as the other side of a transaction."""
 
 
+class AccountFrozen(Rejected):
+    """The account is frozen for transactions of this type."""
+
+
+class AccountClosed(Rejected):
+    """The account is closed, which is final."""
+
+
+class AccountNotEmpty(Rejected):
+    """An account can be closed only when its settled and pending amounts sum to zero."""
+
+
+class LimitInUse(Rejected):
+    """The account's balance needs more credit than this limit would leave."""
+
+
+class PreconditionFailed(Rejected):
+    """The account was changed since the ETag that If-Match names."""
+
+    status = 412
+
+
 class TransactionNotFound(Rejected):
     """There is no such transaction."""
 
@@ -291,6 +313,10 @@ class LedgerClosed(Unavailable):
     retry_after_s = 30
 
 
+class AccountBusy(Unavailable):
+    """The account is being changed, or what is under way on it takes too long; nothing changed."""
+
+
 class Starting(Unavailable):
     """This instance is starting; it waits for PostgreSQL."""
 
@@ -309,6 +335,10 @@ class DeadlinePassed(Unavailable):
 
 class JournalOutcomeUnknown(OutcomeUnknown):
     """The journal did not answer in time; retry with the same key to learn the outcome."""
+
+
+class ChangeOutcomeUnknown(OutcomeUnknown):
+    """It is not known whether the account was changed; read it, or send the change again."""
 
 
 class InternalError(InvariantViolation):

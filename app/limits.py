@@ -41,6 +41,13 @@ ADMIT_ROUNDS_MAX: Final = 8
 REDIS_SENDS_MAX: Final = 3
 ACCOUNT_CACHE_ITEMS_MAX: Final = 200_000
 
+# Changes of accounts: how long one waits for another, and for what is in flight on the account; how
+# many are under way in a process; how many accounts a page of the list looks at, found or not.
+CHANGE_WAIT_S: Final = 2.0
+CHANGES_MAX: Final = 100
+CHANGE_ROUNDS_MAX: Final = 8
+ACCOUNTS_LOOKED_AT_MAX: Final = 20_000
+
 # Settlement.
 SETTLE_BATCHES_MAX: Final = 5_000
 SETTLE_ENTRIES_MAX: Final = 200_000

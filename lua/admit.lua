@@ -4,7 +4,7 @@
 -- KEYS[2]  flight     hash    subbalance:{s}:<n>:flight: for each attempt in flight a record of four lines:
 --                             {positions, words, availables, names} as answered, as JSON, the accounts'
 --                             keys, the items as in ARGV[11+], the names
--- KEYS[3+] accounts   hashes  subbalance:{s}:<n>:account:<id>: available, incoming, pending_debit
+-- KEYS[3+] accounts   hashes  subbalance:{s}:<n>:account:<id>: available, incoming, pending_debit, stop
 -- ARGV[1]  identity     text  "<run_id> <master_replid> <token>" of the epoch
 -- ARGV[2]  slot         text  the caller's batch slot
 -- ARGV[3]  number       int   the slot's number of this sending; each must be newer than the last
@@ -27,6 +27,9 @@
 --   insufficient_available  available < amount
 --   credit_in_flight        the same, but credits on their way would do
 --   balance_limit_exceeded  available and incoming would pass balance_max
+--   account_frozen          the account takes no transactions of this kind
+--   account_closed          the account takes no transactions any more
+--   account_changing        the account is being changed: decide again when it is not
 -- include: fence
 -- include: amounts
 
@@ -49,6 +52,11 @@ local function names_of_others(refused_count)
   return found
 end
 
+local STOPS = {all = 'account_frozen', closed = 'account_closed', changing = 'account_changing'}
+local function stopped(stop, is_debit)
+  return STOPS[stop] or stop == (is_debit and 'debit' or 'credit') and 'account_frozen'
+end
+
 local word = refusal(epoch_key, identity, slot, number)
 if word then return {word, {}, {}, {}, {}} end
 local record = redis.call('HGET', flight_key, attempt)
@@ -67,7 +75,7 @@ end
 
 for k = 3, #KEYS do
   local key, count = KEYS[k], tonumber(ARGV[cursor])
-  local found = redis.call('HMGET', key, 'available', 'incoming', 'pending_debit')
+  local found = redis.call('HMGET', key, 'available', 'incoming', 'pending_debit', 'stop')
   if not found[1] then
     if redis.call('HEXISTS', epoch_key, 'loaded:' .. key) == 1 then return {'vanished', {}, {}, {}, {}} end
     unloaded[#unloaded + 1] = k - 2
@@ -75,11 +83,14 @@ for k = 3, #KEYS do
     local before_high, before_low = parse(found[1])
     local high, low = before_high, before_low
     local coming_high, coming_low = parse(found[2])
-    local credited = false
+    local stop, credited = found[4] and found[4] ~= '' and string.match(found[4], '^%l+') or '', false
     for i = cursor + 1, cursor + count do
       position = position + 1
       local change_high, change_low = parse(ARGV[i])
-      if change_high < 0 then
+      local why = stop ~= '' and stopped(stop, change_high < 0)
+      if why then
+        refuse(why, high, low)
+      elseif change_high < 0 then
         local left_high, left_low = add(high, low, change_high, change_low)
         if left_high >= 0 then
           high, low = left_high, left_low

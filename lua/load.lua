@@ -4,7 +4,8 @@
 -- KEYS[2+] accounts  hashes  subbalance:{s}:<n>:account:<id>
 -- ARGV[1]  identity  text    "<run_id> <master_replid> <token>" of the epoch
 -- ARGV[2+] balances  for each account in KEYS order: available, settled, version, pending_debit,
---                    pending_credit, read in one statement begun after the epoch was learned
+--                    pending_credit, stop ('', debit, credit, all or closed), read in one statement
+--                    begun after the epoch was learned
 -- Returns {call word, one word per account}
 --   done      each account was looked at
 --   fenced    another epoch or another Redis; nothing changed
@@ -19,14 +20,15 @@ if fenced(epoch_key, ARGV[1]) then return {'fenced', {}} end
 -- Nothing is refused from here; an account that is here or was here is left as it is.
 local words = {}
 for k = 2, #KEYS do
-  local key, first = KEYS[k], 2 + (k - 2) * 5
+  local key, first = KEYS[k], 2 + (k - 2) * 6
   if redis.call('EXISTS', key) == 1 then
     words[#words + 1] = 'present'
   elseif redis.call('HSETNX', epoch_key, 'loaded:' .. key, '1') == 0 then
     words[#words + 1] = 'vanished'
   else
     redis.call('HSET', key, 'available', ARGV[first], 'settled', ARGV[first + 1], 'version', ARGV[first + 2],
-               'pending_debit', ARGV[first + 3], 'pending_credit', ARGV[first + 4], 'incoming', '0')
+               'pending_debit', ARGV[first + 3], 'pending_credit', ARGV[first + 4], 'incoming', '0',
+               'stop', ARGV[first + 5])
     words[#words + 1] = 'loaded'
   end
 end

@@ -69,6 +69,7 @@ class Problem(msgspec.Struct, kw_only=True):
     amount: str | int | float | None = None
     available: str | None = None
     requested: str | None = None
+    balance: str | None = None
     transaction_id: str | None = None
 
 
@@ -142,6 +143,19 @@ def _inlined(node: Any, definitions: dict[str, Any]) -> Any:
         target = definitions[node["$ref"].removeprefix("#/$defs/")]
         inlined = _inlined(target, definitions) | inlined
     return inlined
+
+
+def described_parameters(*parameters: Parameter) -> type[Operation]:
+    """Make the operation class of a route that reads its query parameters itself."""
+
+    @dataclass
+    class DescribedOperation(Operation):
+        """An operation with its parameters described."""
+
+        def __post_init__(self) -> None:
+            self.parameters = [*(self.parameters or []), *parameters]
+
+    return DescribedOperation
 
 
 def described_body(

@@ -13,7 +13,7 @@ from app import errors, limits
 from app.infra.redis import REDIS_ERRORS
 from app.infra.resilience import Breaker, BreakerOpen
 from app.kit.ids import AttemptNumbers
-from app.ledger.codes import Extent, Inspected, Loaded, Refreshed, Refused, Script
+from app.ledger.codes import Extent, Inspected, Loaded, Refreshed, Refused, Script, Stopped
 from app.ledger.flights import FlightRecord, read_record
 from app.ledger.item import Item
 from app.ledger.keys import account_key, epoch_key, flight_key
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 JOURNALED = "journaled"
 RELEASED = "released"
+CHANGING = "changing"
 _BALANCE_MAX = str(limits.BALANCE_MINOR_MAX)
 
 
@@ -233,11 +234,46 @@ class Admission:
         for account in accounts:
             keys.append(account_key(SHARD, ruling.epoch, account["account_id"]))
             arguments += [account["available_minor"], account["settled_minor"], account["version"]]
-            arguments += [account["debit_minor"], account["credit_minor"]]
+            arguments += [account["debit_minor"], account["credit_minor"], account["stop"]]
         call_word, words = await self._send("load", keys, arguments)
         _check(call_word)
         if Loaded.VANISHED in words:
             raise LostData
+
+    async def stop(self, ruling: Ruling, slot: Slot, attempt_id: int, account_id: str) -> bool:
+        """Let an account admit nothing while an attempt changes it; False when another one does.
+
+        Harmless to repeat. Raises `Fenced`, `LostData`, or `RedisUnavailable` with the outcome
+        unknown.
+        """
+        keys = _account_keys(ruling, account_id)
+        call_word = await self._send("stop", keys, [ruling.text, str(attempt_id)], slot)
+        if call_word == Stopped.CHANGING:
+            return False
+        if call_word in (Script.VANISHED, Script.UNLOADED):
+            raise LostData
+        _check(call_word)
+        return True
+
+    async def reload(
+        self,
+        ruling: Ruling,
+        slot: Slot,
+        attempt_id: int,
+        account_id: str,
+        account: Mapping[str, Any] | None,
+    ) -> None:
+        """End what `stop` began: show what PostgreSQL has now, or, without that, undo it.
+
+        Harmless to repeat. Raises `Fenced` when the epoch is over anyway, or `RedisUnavailable`.
+        """
+        keys = _account_keys(ruling, account_id)
+        shown = (
+            ("undone", "", "")
+            if account is None
+            else ("decided", account["available_minor"], account["stop"])
+        )
+        _check(await self._send("reload", keys, [ruling.text, str(attempt_id), *shown], slot))
 
     async def in_flight(
         self, ruling: Ruling, attempt_ids: Collection[int] | None = None
@@ -285,6 +321,15 @@ class Admission:
             for position, (word, version) in enumerate(zip(words, versions, strict=True))
             if word == Refreshed.BEHIND
         ]
+
+
+def _account_keys(ruling: Ruling, account_id: str) -> list[str]:
+    """The keys of what is done to one account."""
+    return [
+        epoch_key(SHARD, ruling.epoch),
+        flight_key(SHARD, ruling.epoch),
+        account_key(SHARD, ruling.epoch, account_id),
+    ]
 
 
 def _records(held: Sequence[str]) -> list[FlightRecord]:

@@ -18,6 +18,8 @@ _REFUSALS: dict[str, type[errors.Rejected]] = {
     Refused.INSUFFICIENT_AVAILABLE: errors.InsufficientAvailable,
     Refused.CREDIT_IN_FLIGHT: errors.InsufficientAvailable,
     Refused.BALANCE_LIMIT_EXCEEDED: errors.BalanceLimitExceeded,
+    Refused.ACCOUNT_FROZEN: errors.AccountFrozen,
+    Refused.ACCOUNT_CLOSED: errors.AccountClosed,
 }
 
 

@@ -234,10 +234,12 @@ class Batcher:
             asyncio.get_running_loop().call_later(_POSTPONE_S, self._again, item)
 
     def _again(self, item: Item | Part) -> None:
-        """Queue an item once more that another process is deciding; it keeps its claims."""
+        """Queue an item once more that another process is deciding, or whose account is being
+        changed; it keeps its claims.
+        """
         self._held_count -= item.weight
         if self._stopping or item.deadline <= asyncio.get_running_loop().time():
-            item.fail(errors.RequestInFlight())
+            item.fail(errors.RequestInFlight() if item.look_up_first else errors.AccountBusy())
             self._let_go(item)
         else:
             self._append(item)

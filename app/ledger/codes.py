@@ -32,12 +32,24 @@ class Mode(StrEnum):
     CLOSED = "closed"
 
 
+class Frozen(StrEnum):
+    """Which transactions an account takes no more (the public field `frozen`)."""
+
+    NONE = "none"
+    DEBIT = "debit"
+    CREDIT = "credit"
+    ALL = "all"
+
+
 class Refused(StrEnum):
     """Why admission in Redis refuses an item."""
 
     INSUFFICIENT_AVAILABLE = "insufficient_available"
     CREDIT_IN_FLIGHT = "credit_in_flight"
     BALANCE_LIMIT_EXCEEDED = "balance_limit_exceeded"
+    ACCOUNT_FROZEN = "account_frozen"
+    ACCOUNT_CLOSED = "account_closed"
+    ACCOUNT_CHANGING = "account_changing"
 
 
 class Decided(StrEnum):
@@ -48,6 +60,8 @@ class Decided(StrEnum):
     INSUFFICIENT_AVAILABLE = "insufficient_available"
     CREDIT_IN_FLIGHT = "credit_in_flight"
     BALANCE_LIMIT_EXCEEDED = "balance_limit_exceeded"
+    ACCOUNT_FROZEN = "account_frozen"
+    ACCOUNT_CLOSED = "account_closed"
     UNKNOWN_ACCOUNT = "unknown_account"
     UNDECIDED = "undecided"
 
@@ -68,6 +82,12 @@ class Loaded(StrEnum):
     LOADED = "loaded"
     PRESENT = "present"
     VANISHED = "vanished"
+
+
+class Stopped(StrEnum):
+    """What stopping an account for a change says beside the words of every script."""
+
+    CHANGING = "changing"
 
 
 class Inspected(StrEnum):
@@ -95,3 +115,19 @@ class Journaled(StrEnum):
     VOID = "void"
     DUPLICATE = "duplicate"
     REFUSED = "refused"
+
+
+class Changed(StrEnum):
+    """What PostgreSQL says of one attempt to change an account."""
+
+    CHANGED = "changed"
+    UNCHANGED = "unchanged"
+    FENCED = "fenced"
+    VOID = "void"
+    DIFFERS = "differs"
+    ACCOUNT_NOT_FOUND = "account_not_found"
+    PRECONDITION_FAILED = "precondition_failed"
+    ACCOUNT_CLOSED = "account_closed"
+    ACCOUNT_NOT_EMPTY = "account_not_empty"
+    LIMIT_IN_USE = "limit_in_use"
+    BALANCE_LIMIT_EXCEEDED = "balance_limit_exceeded"

@@ -14,7 +14,7 @@ import asyncpg
 from app import errors
 from app.infra.postgres import POSTGRES_ERRORS
 from app.kit.money import decimal_text
-from app.ledger.admission import Admission, Fenced
+from app.ledger.admission import CHANGING, Admission, Fenced
 from app.ledger.codes import Inspected
 from app.ledger.flights import Flight, FlightRecord, is_journaled, journaled_among
 from app.ledger.mode import Ruling
@@ -30,14 +30,15 @@ _TRIES_MAX = 3
 
 
 class Reading(NamedTuple):
-    """Both sides at one instant: accounts in Redis, what each has in flight, PostgreSQL's rows, and
-    the journaled items of attempts in flight.
+    """Both sides at one instant: accounts in Redis, what each has in flight, PostgreSQL's rows, the
+    journaled items of attempts in flight, and the attempts that change accounts.
     """
 
     accounts: dict[str, tuple[Inspected, dict[str, str]]]
     flights: dict[str, list[Flight]]
     rows: Sequence[Any]
     journaled: dict[int, frozenset[int]]
+    changes: frozenset[str]
 
 
 class EpochOver(Exception):
@@ -96,7 +97,7 @@ class RedisComparison:
             flight_count += len(flights)
             if word is Inspected.VANISHED:
                 found.append(_mismatch("redis_vanished", row, "a hash", "nothing"))
-            elif word is Inspected.PRESENT:
+            elif word is Inspected.PRESENT and not _is_changing(fields, reading.changes):
                 found += _differences(row, fields, flights, reading.journaled, settled)
             found += [_leak(row, flight) for flight in flights if self._is_leak(flight, now)]
         return found, flight_count
@@ -132,7 +133,8 @@ class RedisComparison:
             accounts, records = await self._admission.inspect(ruling, account_ids)
             rows = await connection.fetch(VERIFY_QUERIES["loaded_accounts"], list(account_ids))
             journaled = await journaled_among(connection.fetch, records)
-            return Reading(accounts, _by_account(records, accounts), rows, journaled)
+            changes = frozenset(str(each.attempt_id) for each in records if each.is_change)
+            return Reading(accounts, _by_account(records, accounts), rows, journaled, changes)
 
     async def _settled_at(self, connection: "Connection", reading: Reading) -> dict[int, int]:
         """Read what accounts had settled at the versions Redis shows."""
@@ -193,7 +195,7 @@ def _differences(
         "redis_sums": (sums + row["credit_limit_minor"], int(fields["available"])),
         "redis_settled": (settled.get(row["account_no"]), int(fields["settled"])),
     }
-    return [
+    differing = [
         _mismatch(
             kind,
             row,
@@ -203,6 +205,16 @@ def _differences(
         for kind, (wanted, found) in expected.items()
         if wanted != found
     ]
+    stop = fields.get("stop", "")
+    if stop != row["stop"]:
+        differing.append(_mismatch("redis_stop", row, f"'{row['stop']}'", f"'{stop}'"))
+    return differing
+
+
+def _is_changing(fields: dict[str, str], changes: Collection[str]) -> bool:
+    """Tell whether an account is being changed; without its record nobody would end that."""
+    words = fields.get("stop", "").split(" ")
+    return words[0] == CHANGING and words[1] in changes
 
 
 def _leak(row: Any, flight: Flight) -> Mismatch:

@@ -9,6 +9,7 @@ from app.ledger.keys import account_id_of
 from app.ledger.store import QUERIES
 
 Fetch = Callable[..., Awaitable[Sequence[Any]]]
+_CHANGE = frozenset({"change"})
 _decode_refused = msgspec.json.Decoder().decode
 
 
@@ -32,9 +33,14 @@ class FlightRecord(NamedTuple):
     flights: tuple[Flight, ...]
     names: frozenset[str]
 
+    @property
+    def is_change(self) -> bool:
+        """Tell whether this keeps an account still for a change of it, and reserves nothing."""
+        return self.names == _CHANGE
+
 
 def read_record(attempt_id: int, text: str) -> FlightRecord:
-    """Read the four lines that `admit` wrote."""
+    """Read the four lines that `admit` or `stop` wrote."""
     refused_json, keys_text, items_text, names_text = text.split("\n")
     refused = frozenset(_decode_refused(refused_json)[0])
     keys, words = tuple(keys_text.split(" ")), iter(items_text.split(" "))

@@ -10,7 +10,7 @@ import msgspec
 
 from app import errors, limits
 from app.kit.money import DecimalText, decimal_text
-from app.ledger.codes import Direction, EntryStatus, Mode
+from app.ledger.codes import Direction, EntryStatus, Frozen, Mode
 
 EXTERNAL_PREFIX = "external:"
 DEFAULT_SCOPE = 0
@@ -29,15 +29,22 @@ class Account(msgspec.Struct, frozen=True):
 
 
 class AccountDetails(msgspec.Struct, frozen=True, kw_only=True):
-    """An account's configuration; `etag` changes with it, `version` counts settled changes."""
+    """An account's configuration; `config_version` counts its changes, `version` its entries."""
 
     account: Account
     credit_limit_minor: int
     metadata: dict[str, str]
-    etag: str
+    frozen: Frozen
+    closed: bool
+    config_version: int
     version: int
     created_at: datetime
     updated_at: datetime
+
+    @property
+    def etag(self) -> str:
+        """What names this configuration of the account."""
+        return f'"{self.config_version}"'
 
 
 class AccountRequest(msgspec.Struct, frozen=True, kw_only=True):
@@ -49,6 +56,35 @@ class AccountRequest(msgspec.Struct, frozen=True, kw_only=True):
     opening_minor: int = 0
     credit_limit_minor: int = 0
     metadata: dict[str, str] = {}
+
+
+class AccountChange(msgspec.Struct, frozen=True, kw_only=True):
+    """A checked wish to change an account; what is None stays as it is.
+
+    `config_versions` are those that the change may be made to, None for any.
+    """
+
+    credit_limit: DecimalText | None = None
+    frozen: Frozen | None = None
+    metadata: dict[str, str] | None = None
+    closed: bool = False
+    config_versions: tuple[int, ...] | None = None
+
+
+class AccountFilter(msgspec.Struct, frozen=True, kw_only=True):
+    """Which accounts a list has; what is None does not matter."""
+
+    currency: str | None = None
+    frozen: Frozen | None = None
+    closed: bool | None = None
+    metadata: dict[str, str] = {}
+
+
+class AccountsPage(msgspec.Struct, frozen=True, kw_only=True):
+    """A page of accounts in order of their number."""
+
+    accounts: tuple[AccountDetails, ...]
+    next_cursor: str | None
 
 
 class Identity(NamedTuple):

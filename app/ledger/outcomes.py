@@ -1,10 +1,12 @@
-"""What a batch asks of the journal beside its items, and what the journal says became of it."""
+"""What a batch asks of the journal beside its items, and what PostgreSQL says became of it or of a
+change of an account.
+"""
 
 from collections.abc import Sequence
 from datetime import datetime
 from typing import NamedTuple
 
-from app.ledger.codes import Decided, Extent, Journaled
+from app.ledger.codes import Changed, Decided, Extent, Journaled
 
 
 class Claim(NamedTuple):
@@ -41,3 +43,13 @@ class DecidedOutcome(NamedTuple):
     accepted_at: datetime | None
     words: Sequence[Decided]
     availables: Sequence[int | None]
+
+
+class ChangeOutcome(NamedTuple):
+    """What became of an attempt to change an account; the figures of the decision are balance,
+    credit limit left out, and the limit as it was before.
+    """
+
+    word: Changed
+    balance_minor: int
+    limit_minor: int

@@ -1,15 +1,70 @@
-"""Headers that several routes document."""
+"""Parameters and headers that several routes document."""
 
-from litestar.openapi.spec import Parameter as HeaderParameter
-from litestar.openapi.spec import Schema
+from typing import Annotated
+
+from litestar.datastructures import ResponseHeader
+from litestar.openapi.spec import OpenAPIType, Schema
+from litestar.openapi.spec import Parameter as DescribedParameter
+from litestar.params import PathParameter
 
 from app import limits
+from app.infra.http import READ_PROBLEMS
+from app.ledger.codes import Frozen
 
-KEY_HEADER = HeaderParameter(
+METADATA_PREFIX = "metadata."
+ACCOUNT_PROBLEMS = (*READ_PROBLEMS, 422)
+AccountIdPath = Annotated[str, PathParameter(description="The account's id")]
+REPLAYED = {"Idempotency-Replayed": "true"}
+REPLAYED_HEADER = ResponseHeader(
+    name="Idempotency-Replayed",
+    documentation_only=True,
+    description="`true` when an earlier sending of this request was accepted",
+)
+ETAG_HEADER = ResponseHeader(
+    name="ETag", documentation_only=True, description="Changes with the account's configuration"
+)
+KEY_HEADER = DescribedParameter(
     name="Idempotency-Key",
     param_in="header",
     required=False,
     schema=Schema(min_length=1, max_length=limits.IDEMPOTENCY_KEY_LENGTH_MAX),
     description="Your name for this one intention, 1 to 255 visible ASCII characters, kept for "
     "ever. A refusal is not remembered: the same key may succeed later.",
+)
+IF_MATCH_HEADER = DescribedParameter(
+    name="If-Match",
+    param_in="header",
+    required=False,
+    schema=Schema(type=OpenAPIType.STRING),
+    description="Change the account only if it still has this ETag, or one of these; else 412",
+)
+
+
+def _in_query(name: str, schema: Schema, description: str) -> DescribedParameter:
+    return DescribedParameter(
+        name=name, param_in="query", required=False, schema=schema, description=description
+    )
+
+
+LIST_PARAMETERS = (
+    _in_query("currency", Schema(type=OpenAPIType.STRING), "ISO 4217: accounts in this currency"),
+    _in_query(
+        "frozen",
+        Schema(type=OpenAPIType.STRING, enum=[each.value for each in Frozen]),
+        "Accounts that are frozen in this way",
+    ),
+    _in_query(
+        "closed", Schema(type=OpenAPIType.BOOLEAN), "Accounts that are closed, or that are not"
+    ),
+    _in_query(
+        f"{METADATA_PREFIX}<key>",
+        Schema(type=OpenAPIType.STRING),
+        "Accounts whose metadata has this value under the key; any number of keys",
+    ),
+    _in_query("cursor", Schema(type=OpenAPIType.STRING), "The previous page's `next_cursor`"),
+    _in_query(
+        "limit",
+        Schema(type=OpenAPIType.INTEGER, minimum=1, maximum=limits.PAGE_ITEMS_MAX),
+        "Most accounts in a page",
+    ),
 )

@@ -50,6 +50,7 @@ class Part:
         self.deadline = min(item.deadline for item in self.items)
         self.weight = len(self.items)
         self.look_up_first = False
+        self.waits_for_account = False
         self.tellings = 0
         self.not_found_before: list[int] = []
         self.future = future

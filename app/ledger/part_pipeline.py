@@ -49,7 +49,10 @@ class PartPipeline:
         self._attempts = attempts
 
     async def carry(self, slot: Slot, part: Part) -> bool:
-        """Answer a part; False when it must wait because another process is deciding it."""
+        """Answer a part; False when it must wait because another process is deciding it or one of
+        its accounts is being changed.
+        """
+        part.waits_for_account = False
         try:
             for _ in range(limits.ADMIT_ROUNDS_MAX):
                 if part.future.done() or (part.look_up_first and await self._is_repeated(part)):
@@ -57,7 +60,8 @@ class PartPipeline:
                 ruling = self._mode.current
                 try:
                     if await self._take_round(slot, ruling, part):
-                        return not part.look_up_first or part.future.done()
+                        must_wait = part.look_up_first or part.waits_for_account
+                        return not must_wait or part.future.done()
                 except Fenced:
                     await self._mode.settle_ruling(ruling.epoch)
                 except LostData:
@@ -111,6 +115,10 @@ class PartPipeline:
         try:
             if len(admitted) + len(refused) < len(part.items) and part.extent is Extent.EACH:
                 raise errors.PostgresUnavailable("The accounts must be looked up again.")
+            if any(decision.word is Refused.ACCOUNT_CHANGING for _, decision in refused):
+                await self._pipeline.release(slot, ruling, attempt)
+                part.look_up_first, part.waits_for_account = False, True
+                return True
             if await self._was_untold(slot, ruling, part, refused):
                 await self._pipeline.release(slot, ruling, attempt)
                 return False

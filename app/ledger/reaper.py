@@ -1,7 +1,9 @@
-"""Ends reservations whose process died between admission and confirm.
+"""Ends reservations whose process died between admission and confirm, and changes of accounts whose
+process died between stop and reload.
 
 An attempt in flight for too long gets a tombstone first, so that no late message can journal it,
-and what it holds is released after that; one that was journaled is confirmed.
+and what it holds is released after that; one that was journaled is confirmed. A change gets one as
+well before it is undone; where PostgreSQL has decided it Redis is shown what PostgreSQL has.
 """
 
 import logging
@@ -12,6 +14,7 @@ from typing import NamedTuple
 from app import limits
 from app.ledger.admission import JOURNALED, RELEASED, Admission, Fenced, Slot
 from app.ledger.flights import FlightRecord, journaled_among, left_out
+from app.ledger.keys import account_id_of
 from app.ledger.mode import ModeKeeper, Ruling
 from app.ledger.store import LedgerStore
 
@@ -19,10 +22,11 @@ _log = logging.getLogger(__name__)
 
 
 class ReapedCount(NamedTuple):
-    """How many reservations were confirmed and released."""
+    """How many reservations were confirmed and released, and changes of accounts ended."""
 
     confirmed: int = 0
     released: int = 0
+    changes: int = 0
 
 
 class Reaper:
@@ -62,19 +66,22 @@ class Reaper:
         now = self._clock()
         self._seen = {attempt_id: self._seen.get(attempt_id, now) for attempt_id in records}
         old = [attempt_id for attempt_id, since in self._seen.items() if now - since >= self._age_s]
-        confirmed = released = 0
+        total = ReapedCount()
         try:
             for attempt_id in old[: limits.REAP_ATTEMPTS_MAX]:
                 reaped = await self._reap(ruling, records[attempt_id])
                 del self._seen[attempt_id]
-                confirmed, released = confirmed + reaped.confirmed, released + reaped.released
+                total = ReapedCount(*map(sum, zip(total, reaped, strict=True)))
         except Fenced:
             self._seen = {}
-        if confirmed or released:
-            _log.warning("reaped: %s confirmed, %s released", confirmed, released)
-        return ReapedCount(confirmed, released)
+        if any(total):
+            _log.warning("reaped: %s confirmed, %s released, %s changes", *total)
+        return total
 
     async def _reap(self, ruling: Ruling, record: FlightRecord) -> ReapedCount:
+        if record.is_change:
+            await self._end_change(ruling, record)
+            return ReapedCount(changes=1)
         count = len(record.flights)
         if await self._store.void_attempt(record.attempt_id):
             await self._confirm(ruling, record, RELEASED, [])
@@ -83,6 +90,19 @@ class Reaper:
         missing = left_out(record, journaled[record.attempt_id])
         await self._confirm(ruling, record, JOURNALED, missing)
         return ReapedCount(count - len(missing), len(missing))
+
+    async def _end_change(self, ruling: Ruling, record: FlightRecord) -> None:
+        """End a change whose process died, or is too slow: then it meets its tombstone.
+
+        One that was decided was drained before, and its account has admitted nothing since.
+        """
+        account_id = account_id_of(record.keys[0])
+        shown = None
+        if not await self._store.void_change(record.attempt_id):
+            shown = await self._store.account_to_load(account_id)
+            if shown is None:
+                return
+        await self._admission.reload(ruling, self._slot, record.attempt_id, account_id, shown)
 
     async def _confirm(
         self, ruling: Ruling, record: FlightRecord, outcome: str, others: list[int]

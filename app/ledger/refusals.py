@@ -43,7 +43,8 @@ class Refusals:
         """Answer refused items; returns those that must be decided anew; never raises.
 
         `others` are the names that other processes had in flight at the decision. Items that
-        another process was deciding then go to `waiting`, even if it gave up since.
+        another process was deciding then go to `waiting`, even if it gave up since, and so do
+        those whose account is being changed.
         """
         again: list[Item] = []
         if not refused:
@@ -73,6 +74,10 @@ class Refusals:
                 is_short = decision.word is Refused.CREDIT_IN_FLIGHT
                 if not rules or (is_short and item.account.account_id in credited):
                     again.append(item)
+                elif decision.word is Refused.ACCOUNT_CHANGING:
+                    # It was looked up just now, and waits for the account, not for a repetition.
+                    item.look_up_first = False
+                    waiting.append(item)
                 elif item in in_flight:
                     item.look_up_first = True
                     waiting.append(item)

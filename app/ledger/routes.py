@@ -6,7 +6,7 @@ from uuid import UUID
 
 import msgspec
 from litestar import Response, Router, delete, get, post
-from litestar.datastructures import ResponseHeader, State
+from litestar.datastructures import State
 from litestar.exceptions.http_exceptions import RequestEntityTooLarge
 from litestar.params import PathParameter, QueryParameter
 
@@ -23,14 +23,19 @@ from app.infra.http import (
     read_json,
 )
 from app.kit.decoding import check_json_type, decode_json, echo, idempotency_key
+from app.ledger.account_routes import get_account, get_accounts, patch_account, post_account
+from app.ledger.account_schemas import AccountBody, AccountsBody
 from app.ledger.bulk_routes import post_transactions
 from app.ledger.codes import Direction
-from app.ledger.model import Acceptance, AccountDetails, AccountRequest, TransactionRequest
-from app.ledger.parameters import KEY_HEADER
+from app.ledger.model import Acceptance, AccountRequest, TransactionRequest
+from app.ledger.parameters import (
+    ACCOUNT_PROBLEMS,
+    KEY_HEADER,
+    REPLAYED,
+    REPLAYED_HEADER,
+    AccountIdPath,
+)
 from app.ledger.schemas import (
-    AccountAnswer,
-    AccountBody,
-    AccountsBody,
     BalanceAnswer,
     PendingAnswer,
     TestAccountsAnswer,
@@ -39,7 +44,6 @@ from app.ledger.schemas import (
     TransactionBody,
     TransactionView,
     VerifyAnswer,
-    account_answer,
     balance_answer,
     pending_answer,
     transaction_answer,
@@ -50,19 +54,7 @@ from app.ledger.service import LedgerService
 
 TRANSACTION_PATH = "/api/v1/transaction"
 _decode_transaction = msgspec.json.Decoder(TransactionBody)
-_decode_account = msgspec.json.Decoder(AccountBody)
 _decode_accounts = msgspec.json.Decoder(AccountsBody)
-REPLAYED = {"Idempotency-Replayed": "true"}
-_REPLAYED_HEADER = ResponseHeader(
-    name="Idempotency-Replayed",
-    documentation_only=True,
-    description="`true` when an earlier sending of this request was accepted",
-)
-_ETAG_HEADER = ResponseHeader(
-    name="ETag", documentation_only=True, description="Changes with the account's configuration"
-)
-_ACCOUNT_PROBLEMS = (*READ_PROBLEMS, 422)
-AccountIdPath = Annotated[str, PathParameter(description="The account's id")]
 
 
 async def answer_transaction(
@@ -121,7 +113,7 @@ def _refusal_members(error: errors.LedgerError, body: bytes) -> dict[str, Any]:
 @post(
     TRANSACTION_PATH,
     summary="Debit or credit an account",
-    response_headers=[_REPLAYED_HEADER],
+    response_headers=[REPLAYED_HEADER],
     operation_class=described_body(TransactionBody, KEY_HEADER),
     responses=documented(201, TransactionAnswer, WRITE_PROBLEMS),
 )
@@ -146,7 +138,7 @@ async def post_transaction(request: HttpRequest, state: State) -> Response[bytes
 @get(
     "/api/v1/balance/{account_id:str}",
     summary="Read a balance",
-    responses=documented(200, BalanceAnswer, _ACCOUNT_PROBLEMS),
+    responses=documented(200, BalanceAnswer, ACCOUNT_PROBLEMS),
 )
 async def get_balance(account_id: AccountIdPath, state: State) -> Response[bytes]:
     """Read a balance, exact at one instant: `available_balance` counts what is pending."""
@@ -156,7 +148,7 @@ async def get_balance(account_id: AccountIdPath, state: State) -> Response[bytes
 @get(
     "/api/v1/pending/{account_id:str}",
     summary="Read what is pending",
-    responses=documented(200, PendingAnswer, _ACCOUNT_PROBLEMS),
+    responses=documented(200, PendingAnswer, ACCOUNT_PROBLEMS),
 )
 async def get_pending(
     account_id: AccountIdPath,
@@ -200,33 +192,6 @@ async def find_transaction(
     """Find the transaction accepted under an Idempotency-Key: what became of an unclear request."""
     wanted = idempotency_key(key) or ""
     return json_answer(transaction_view(await state.ledger.transaction_by_key(wanted)))
-
-
-@post(
-    "/api/v1/accounts",
-    summary="Open an account",
-    response_headers=[_REPLAYED_HEADER, _ETAG_HEADER],
-    operation_class=described_body(AccountBody),
-    responses=documented(201, AccountAnswer, WRITE_PROBLEMS),
-)
-async def post_account(request: HttpRequest, state: State) -> Response[bytes]:
-    """Open an account; an opening balance is a credit from the currency's external account."""
-    body = await read_json(request, _decode_account)
-    details, replayed = await state.ledger.open_account(body.to_request(state.default_currency))
-    headers = {"ETag": details.etag, **(REPLAYED if replayed else {})}
-    return json_answer(account_answer(details), 201, headers)
-
-
-@get(
-    "/api/v1/accounts/{account_id:str}",
-    summary="Read an account",
-    response_headers=[_ETAG_HEADER],
-    responses=documented(200, AccountAnswer, _ACCOUNT_PROBLEMS),
-)
-async def get_account(account_id: AccountIdPath, state: State) -> Response[bytes]:
-    """Read an account's configuration; the ETag changes when it does."""
-    details: AccountDetails = await state.ledger.account(account_id)
-    return json_answer(account_answer(details), headers={"ETag": details.etag})
 
 
 @get(
@@ -281,7 +246,7 @@ def _checked(account: AccountBody, number: int, default_currency: str) -> Accoun
     "/test/cleanup",
     summary="Empty test accounts",
     status_code=200,
-    responses=documented(200, TestCleanupAnswer, (*_ACCOUNT_PROBLEMS, 409)),
+    responses=documented(200, TestCleanupAnswer, (*ACCOUNT_PROBLEMS, 409)),
 )
 async def delete_test_cleanup(state: State) -> Response[bytes]:
     """Bring every test account to zero by ordinary transactions; nothing is deleted."""
@@ -303,6 +268,8 @@ def ledger_router(*, test_mode: bool) -> Router:
         find_transaction,
         post_account,
         get_account,
+        patch_account,
+        get_accounts,
         get_verify,
     ]
     if test_mode:

@@ -13,16 +13,9 @@ from msgspec import Meta
 from app import errors, limits
 from app.kit.decoding import check_metadata, check_text
 from app.kit.ids import is_assigned_form
-from app.kit.money import (
-    currency_exponent,
-    decimal_text,
-    minor_units,
-    parse_amount,
-)
+from app.kit.money import decimal_text, parse_amount
 from app.ledger.codes import Direction, Mode
 from app.ledger.model import (
-    AccountDetails,
-    AccountRequest,
     Balance,
     PendingPage,
     Transaction,
@@ -73,37 +66,6 @@ class TransactionBody(msgspec.Struct, forbid_unknown_fields=True):
             reference=self.reference,
             metadata=self.metadata or None,
         )
-
-
-class AccountBody(msgspec.Struct, forbid_unknown_fields=True):
-    """An account to open."""
-
-    account_id: Annotated[str, Meta(examples=["ACC010"])]
-    currency: Annotated[str | None, Meta(description="ISO 4217", examples=["USD"])] = None
-    opening_balance: Amount = "0"
-    credit_limit: Amount = "0"
-    metadata: dict[str, str] = {}
-
-    def to_request(self, default_currency: str) -> AccountRequest:
-        """Check an opening; raises one error for each way to be wrong."""
-        check_customer_account_id(self.account_id)
-        currency = default_currency if self.currency is None else self.currency
-        exponent = _exponent(currency)
-        check_metadata(self.metadata)
-        return AccountRequest(
-            account_id=self.account_id,
-            currency=currency,
-            exponent=exponent,
-            opening_minor=_minor_or_zero(self.opening_balance, exponent, "/opening_balance"),
-            credit_limit_minor=_minor_or_zero(self.credit_limit, exponent, "/credit_limit"),
-            metadata=self.metadata,
-        )
-
-
-class AccountsBody(msgspec.Struct, forbid_unknown_fields=True):
-    """Accounts to open for tests."""
-
-    accounts: Annotated[list[AccountBody], Meta(min_length=1, max_length=limits.TEST_ACCOUNTS_MAX)]
 
 
 class TransactionAnswer(msgspec.Struct, kw_only=True):
@@ -164,18 +126,6 @@ class PendingAnswer(msgspec.Struct, kw_only=True):
     total_credit: str
     items: list[TransactionView]
     next_cursor: str | None = None
-
-
-class AccountAnswer(msgspec.Struct, kw_only=True):
-    """An account's configuration; `version` counts its settled changes."""
-
-    account_id: str
-    currency: str
-    credit_limit: str
-    metadata: dict[str, str]
-    version: int
-    created_at: str
-    updated_at: str
 
 
 class MismatchView(msgspec.Struct, kw_only=True):
@@ -279,19 +229,6 @@ def pending_answer(page: PendingPage) -> PendingAnswer:
     )
 
 
-def account_answer(details: AccountDetails) -> AccountAnswer:
-    """Show an account."""
-    return AccountAnswer(
-        account_id=details.account.account_id,
-        currency=details.account.currency,
-        credit_limit=decimal_text(details.credit_limit_minor, details.account.exponent),
-        metadata=ordered_metadata(details.metadata) or {},
-        version=details.version,
-        created_at=instant(details.created_at),
-        updated_at=instant(details.updated_at),
-    )
-
-
 def verify_answer(verification: Verification) -> VerifyAnswer:
     """Show a verification."""
     return VerifyAnswer(
@@ -316,15 +253,6 @@ def verify_answer(verification: Verification) -> VerifyAnswer:
     )
 
 
-def _exponent(currency: str) -> int:
-    """Look a currency up, naming its field when there is none."""
-    try:
-        return currency_exponent(currency)
-    except errors.UnknownCurrency as error:
-        error.pointer = "/currency"
-        raise
-
-
 @lru_cache(maxsize=256)
 def instant(moment: datetime) -> str:
     """Write an instant as RFC 3339 with microseconds, in UTC."""
@@ -335,14 +263,3 @@ def instant(moment: datetime) -> str:
 def ordered_metadata(metadata: dict[str, str] | None) -> dict[str, str] | None:
     """Order entries by key: the database forgets the order they came in, a replay must not show."""
     return dict(sorted(metadata.items())) if metadata else None
-
-
-def _minor_or_zero(amount: str | int, exponent: int, pointer: str) -> int:
-    """Read an amount that may be zero, naming its own field when it is wrong."""
-    try:
-        return minor_units(parse_amount(amount), exponent)
-    except errors.AmountZero:
-        return 0
-    except errors.Rejected as error:
-        error.pointer = pointer
-        raise

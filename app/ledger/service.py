@@ -7,9 +7,11 @@ from app import errors, limits
 from app.kit.cursor import decode_cursor, encode_cursor
 from app.kit.ids import AttemptNumbers, EntryPosition, assigned_position
 from app.kit.money import decimal_text, parse_amount
+from app.ledger.account_store import read_accounts
 from app.ledger.accounts import KnownAccounts
 from app.ledger.batcher import Batcher
 from app.ledger.bulk import Answered, Asked, BulkRequest
+from app.ledger.changes import AccountChanges
 from app.ledger.codes import Direction
 from app.ledger.health import HealthCheck
 from app.ledger.item import Item
@@ -18,8 +20,11 @@ from app.ledger.model import (
     EXTERNAL_PREFIX,
     Acceptance,
     Account,
+    AccountChange,
     AccountDetails,
+    AccountFilter,
     AccountRequest,
+    AccountsPage,
     Balance,
     Identity,
     LedgerHealth,
@@ -49,6 +54,7 @@ class LedgerService:
         health: HealthCheck,
         verifier: Verifier,
         attempts: AttemptNumbers,
+        changes: AccountChanges,
     ) -> None:
         """Put the parts together inside the loop they will run in; does no I/O."""
         self._loop = asyncio.get_running_loop()
@@ -59,6 +65,7 @@ class LedgerService:
         self._health = health
         self._verifier = verifier
         self._attempts = attempts
+        self._changes = changes
         self._accounts = KnownAccounts(store, mode)
 
     async def post_transaction(self, request: TransactionRequest) -> Acceptance:
@@ -198,6 +205,25 @@ class LedgerService:
         if details is None:
             raise errors.AccountNotFound(pointer="/account_id")
         return details
+
+    async def change_account(self, account_id: str, change: AccountChange) -> AccountDetails:
+        """Change an account: in force everywhere when this returns, or refused with an error."""
+        check_customer_account_id(account_id)
+        return await self._changes.change(account_id, change)
+
+    async def list_accounts(
+        self, wanted: AccountFilter, cursor: str | None, limit: int
+    ) -> AccountsPage:
+        """Read a page of customers' accounts in order of their number, those that are as wanted."""
+        after = 0
+        if cursor is not None:
+            (after,) = decode_cursor(cursor, 1)
+            if not 0 < after <= limits.INT64_MAX:
+                raise errors.InvalidCursor(pointer="/cursor")
+        accounts, last = await read_accounts(self._store, wanted, after, limit)
+        return AccountsPage(
+            accounts=tuple(accounts), next_cursor=None if last is None else encode_cursor(last)
+        )
 
     async def test_account_ids(self) -> list[str]:
         """List accounts that were opened for tests."""

@@ -16,7 +16,7 @@ from app import errors, limits
 from app.infra.postgres import POSTGRES_ERRORS
 from app.infra.queries import load_queries
 from app.kit.ids import EntryPosition, assigned_transaction_id
-from app.ledger.codes import EntryStatus, Mode
+from app.ledger.codes import EntryStatus, Frozen, Mode
 from app.ledger.model import (
     Account,
     AccountDetails,
@@ -70,6 +70,26 @@ class LedgerStore:
             rows: Sequence[_Row] = await connection.fetch(sql, *arguments)
             return rows
 
+    async def fetch_once(self, sql: str, *arguments: Any) -> Sequence[_Row]:
+        """Run a statement that writes.
+
+        Raises `PostgresUnavailable` when it was not sent and `InvariantViolation` when it was
+        refused; whatever else is raised leaves its outcome open.
+        """
+        try:
+            connection = await self._pool.acquire(timeout=self._timeout_s)
+        except Exception as exc:
+            raise errors.PostgresUnavailable(f"no connection: {exc}") from exc
+        try:
+            rows: Sequence[_Row] = await connection.fetch(sql, *arguments)
+            return rows
+        except asyncpg.PostgresError as exc:
+            if isinstance(exc, POSTGRES_ERRORS):
+                raise
+            raise errors.InvariantViolation(f"PostgreSQL refuses a statement: {exc}") from exc
+        finally:
+            await self._pool.release(connection, timeout=self._timeout_s)
+
     async def _fetch(self, name: str, *arguments: Any) -> Sequence[_Row]:
         return await self.fetch_sql(QUERIES[name], *arguments)
 
@@ -82,6 +102,12 @@ class LedgerStore:
         """Read what Redis needs to know of accounts, as decimal text by account number."""
         rows = await self._fetch("accounts_to_load", list(account_nos))
         return {row["account_no"]: row for row in rows}
+
+    async def account_to_load(self, account_id: str) -> _Row | None:
+        """Read what Redis needs to know of one account now; None when there is none."""
+        account = (await self.accounts([account_id])).get(account_id)
+        rows = {} if account is None else await self.accounts_to_load([account.account_no])
+        return next(iter(rows.values()), None)
 
     async def transactions_by_identity(
         self, identities: Sequence[Identity]
@@ -141,7 +167,7 @@ class LedgerStore:
     async def account_details(self, account_id: str) -> AccountDetails | None:
         """Read one account's configuration."""
         rows = await self._fetch("account_details", account_id)
-        return _details(rows[0]) if rows else None
+        return details_of(rows[0]) if rows else None
 
     async def open_account(self, request: AccountRequest, attempt_id: int) -> bool:
         """Open an account with its opening balance; False when the id is taken.
@@ -179,6 +205,10 @@ class LedgerStore:
         """Put a tombstone on an attempt; False when it was journaled before."""
         rows = await self._fetch("void_attempt", SHARD, attempt_id)
         return bool(rows[0][0])
+
+    async def void_change(self, attempt_id: int) -> bool:
+        """Put a tombstone on an attempt to change an account; False when it was decided before."""
+        return bool((await self._fetch("void_change", attempt_id))[0][0])
 
     async def control(self, action: str, actor: str, reason: str) -> int:
         """Do what an operator asks, and write it down; returns the epoch that rules then."""
@@ -292,12 +322,15 @@ def _balance(row: _Row) -> Balance:
     )
 
 
-def _details(row: _Row) -> AccountDetails:
+def details_of(row: _Row) -> AccountDetails:
+    """Read an account's configuration out of a row."""
     return AccountDetails(
         account=_account(row),
         credit_limit_minor=row["credit_limit_minor"],
         metadata=_decode_metadata(row["metadata"]),
-        etag=f'"{row["config_version"]}"',
+        frozen=Frozen(row["frozen"]),
+        closed=row["closed"],
+        config_version=row["config_version"],
         version=row["version"],
         created_at=row["created_at"],
         updated_at=row["updated_at"],

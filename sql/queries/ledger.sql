@@ -50,7 +50,8 @@ SELECT account_no, account_id, currency, exponent FROM accounts WHERE account_id
 -- Params: $1 account_nos bigint[]
 SELECT a.account_no, a.account_id, a.settled_minor::text, a.version::text,
        coalesce(p.debit_minor, 0)::text AS debit_minor, coalesce(p.credit_minor, 0)::text AS credit_minor,
-       (a.settled_minor + coalesce(p.credit_minor, 0) - coalesce(p.debit_minor, 0) + a.credit_limit_minor)::text AS available_minor
+       (a.settled_minor + coalesce(p.credit_minor, 0) - coalesce(p.debit_minor, 0) + a.credit_limit_minor)::text AS available_minor,
+       account_stop_v1(a.frozen, a.closed) AS stop
   FROM accounts a LEFT JOIN pending_sums_of_v1($1) AS p USING (account_no)
  WHERE a.account_no = ANY ($1) AND a.kind = 'customer'
 
@@ -64,11 +65,11 @@ SELECT outcome, accepted_seq, accepted_at, duplicate_items
                         string_to_array($16, ' ')::integer[], string_to_array($17, ' ')::integer[], string_to_array($18, ' '))
 
 -- name: decide_batch
--- Decide and journal one micro-batch or one part of a request under row locks; see decide_batch_v2, and
+-- Decide and journal one micro-batch or one part of a request under row locks; see decide_batch_v3, and
 -- journal_batch for the texts.
 -- Params: $1 shard smallint, $2 epoch bigint, $3 word text, $4 attempt_id bigint, $5 is_repeated boolean, $6 balance_max bigint, $7 extent text, $8 request_scope integer, $9 request_key text, $10 request_name text, $11 request_digest bytea, $12 refusals text, $13 positions integer[], $14 account_nos text, $15 changes_minor text, $16 transaction_ids uuid[], $17 references text[], $18 metadata text[], $19 key_items text, $20 key_scopes text, $21 key_names text
 SELECT outcome, accepted_seq, accepted_at, words, availables
-  FROM decide_batch_v2($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13,
+  FROM decide_batch_v3($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13,
                        string_to_array($14, ' ')::bigint[], string_to_array($15, ' ')::bigint[], $16, $17, $18,
                        string_to_array($19, ' ')::integer[], string_to_array($20, ' ')::integer[], string_to_array($21, ' '))
 
@@ -150,9 +151,40 @@ SELECT p.debit_minor, p.credit_minor, p.entry_count, i.*
 -- name: account_details
 -- An account's configuration and counters.
 -- Params: $1 account_id text
-SELECT account_no, account_id, currency, exponent, credit_limit_minor, metadata::text, config_version,
+SELECT account_no, account_id, currency, exponent, credit_limit_minor, metadata::text, frozen, closed, config_version,
        version, created_at, updated_at
   FROM accounts WHERE account_id = $1
+
+-- name: list_accounts
+-- Customers' accounts after a number that are as wanted, and where the search ended if it looked at as
+-- many as it may and found fewer than a page.
+-- Params: $1 after_account_no bigint, $2 currency text, $3 frozen text, $4 closed boolean, $5 metadata text, $6 limit bigint, $7 looked_at_max bigint
+WITH page AS MATERIALIZED (
+    SELECT account_no, account_id, currency, exponent, credit_limit_minor, metadata, frozen, closed, config_version,
+           version, created_at, updated_at
+      FROM (SELECT * FROM accounts WHERE account_no > $1 AND kind = 'customer' ORDER BY account_no LIMIT $7) AS looked_at
+     WHERE ($2::text IS NULL OR currency = $2) AND ($3::text IS NULL OR frozen = $3)
+       AND ($4::boolean IS NULL OR closed = $4) AND metadata @> $5::text::jsonb
+     ORDER BY account_no LIMIT $6
+)
+SELECT e.ended_at, p.account_no, p.account_id, p.currency, p.exponent, p.credit_limit_minor, p.metadata::text,
+       p.frozen, p.closed, p.config_version, p.version, p.created_at, p.updated_at
+  FROM (SELECT CASE WHEN (SELECT count(*) FROM page) < $6
+                    THEN (SELECT account_no FROM accounts WHERE account_no > $1 AND kind = 'customer'
+                           ORDER BY account_no OFFSET $7 - 1 LIMIT 1) END AS ended_at) AS e
+  LEFT JOIN page p ON true
+ ORDER BY p.account_no
+
+-- name: change_account
+-- Change an account; see change_account_v1.
+-- Params: $1 shard smallint, $2 epoch bigint, $3 word text, $4 mode text, $5 attempt_id bigint, $6 account_id text, $7 config_versions bigint[], $8 credit_limit_minor bigint, $9 frozen text, $10 metadata text, $11 closed boolean, $12 available_minor numeric, $13 balance_max bigint
+SELECT outcome, balance_minor, limit_minor
+  FROM change_account_v1($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)
+
+-- name: void_change
+-- Put a tombstone on an attempt to change an account unless it was decided; tells whether it is void.
+-- Params: $1 attempt_id bigint
+SELECT void_change_v1($1)
 
 -- name: open_account
 -- The new account's number, or NULL when the id is taken.

@@ -66,7 +66,9 @@ async def test_every_route_is_described(api: httpx.AsyncClient) -> None:
         ("get", "/api/v1/transactions/{transaction_id}"),
         ("get", "/api/v1/transactions"),
         ("post", "/api/v1/accounts"),
+        ("get", "/api/v1/accounts"),
         ("get", "/api/v1/accounts/{account_id}"),
+        ("patch", "/api/v1/accounts/{account_id}"),
         ("get", "/api/v1/health"),
         ("get", "/health"),
         ("get", "/health/live"),
@@ -97,13 +99,33 @@ async def test_the_idempotency_key_is_an_optional_header(api: httpx.AsyncClient)
     assert (header["in"], header.get("required", False)) == ("header", False)
 
 
+async def test_a_change_of_an_account_is_described(api: httpx.AsyncClient) -> None:
+    document = await read_document(api)
+    patch = document["paths"]["/api/v1/accounts/{account_id}"]["patch"]
+    schema = resolved(document, patch["requestBody"]["content"]["application/json"]["schema"])
+    assert set(schema["properties"]) == {"credit_limit", "frozen", "metadata", "closed"}
+    assert not schema.get("required")
+    (header,) = [one for one in patch["parameters"] if one["name"] == "If-Match"]
+    assert (header["in"], header.get("required", False)) == ("header", False)
+    assert "412" in patch["responses"]
+    listed = document["paths"]["/api/v1/accounts"]["get"]["parameters"]
+    assert {one["name"] for one in listed} == {
+        "currency",
+        "frozen",
+        "closed",
+        "metadata.<key>",
+        "cursor",
+        "limit",
+    }
+
+
 async def test_what_is_answered_is_documented_with_its_members(api: httpx.AsyncClient) -> None:
     document = await read_document(api)
     account = {"account_id": "A", "opening_balance": "1.00"}
     good = {"account_id": "A", "amount": "1", "type": "debit"}
     large = {**good, "reference": "x" * limits.BODY_BYTES_MAX}
     plain = {"content-type": "text/plain"}
-    key = {"idempotency-key": "k"}
+    key, patched = {"idempotency-key": "k"}, "/api/v1/accounts/{account_id}"
     asked: list[tuple[str, str, str, dict[str, Any]]] = [
         ("post", "/api/v1/accounts", "", {"json": account}),
         ("post", "/api/v1/accounts", "", {"json": {**account, "opening_balance": "2"}}),
@@ -121,6 +143,13 @@ async def test_what_is_answered_is_documented_with_its_members(api: httpx.AsyncC
         ("get", "/api/v1/pending/{account_id}", "A", {}),
         ("get", "/api/v1/pending/{account_id}", "external:USD", {}),
         ("get", "/api/v1/accounts/{account_id}", "A", {}),
+        ("get", "/api/v1/accounts", "", {}),
+        ("get", "/api/v1/accounts", "", {"params": {"limit": "0"}}),
+        ("patch", patched, "A", {"json": {"frozen": "credit"}}),
+        ("patch", patched, "A", {"json": {"closed": True}}),
+        ("patch", patched, "A", {"json": {"frozen": "all"}, "headers": {"if-match": '"9"'}}),
+        ("patch", patched, "NOBODY", {"json": {"frozen": "all"}}),
+        ("patch", patched, "A", {"json": {}}),
         ("get", "/api/v1/transactions/{transaction_id}", "7", {}),
         ("get", "/api/v1/transactions", "", {"params": {"idempotency_key": "k"}}),
         ("get", "/api/v1/transactions", "", {"params": {"idempotency_key": "none"}}),

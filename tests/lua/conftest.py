@@ -22,7 +22,7 @@ def server(request: pytest.FixtureRequest, servers_folder: Path) -> Iterator[Emb
 
 
 OWN = ("0", "99")
-WITH_FLIGHTS = {"admit", "confirm", "flights", "inspect"}
+WITH_FLIGHTS = {"admit", "confirm", "flights", "inspect", "stop", "reload"}
 
 
 class Scripts:
@@ -52,8 +52,20 @@ class Scripts:
         sent = ("s", str(self.number), *arguments)
         return await self.call(name, accounts, *sent, identity=identity)
 
-    async def load(self, account: str, available: str, pending_debit: str = "0") -> object:
-        return await self.call("load", [account], available, available, "0", pending_debit, "0")
+    async def load(
+        self, account: str, available: str, pending_debit: str = "0", stop: str = ""
+    ) -> object:
+        figures = (available, available, "0", pending_debit, "0", stop)
+        return await self.call("load", [account], *figures)
+
+    async def stop(self, account: str, attempt: str = "7") -> object:
+        return await self.numbered("stop", [account], attempt)
+
+    async def reload(
+        self, account: str, *shown: str, attempt: str = "7", outcome: str = "decided"
+    ) -> object:
+        """End a change; `shown` are what is available and the stop, nothing where undone."""
+        return await self.numbered("reload", [account], attempt, outcome, *(shown or ("", "")))
 
     async def admit(
         self,

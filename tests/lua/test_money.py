@@ -269,7 +269,7 @@ async def test_without_its_token_an_epoch_is_fenced(scripts: Scripts) -> None:
     assert await scripts.numbered("confirm", ["A"], "1", "journaled") == "fenced"
     assert await scripts.call("inspect", ["A"]) == ["fenced", [], [], []]
     assert await scripts.call("flights", []) == ["fenced", []]
-    assert await scripts.call("load", ["B"], "1", "1", "0", "0", "0") == ["fenced", []]
+    assert await scripts.call("load", ["B"], "1", "1", "0", "0", "0", "") == ["fenced", []]
     assert await scripts.call("refresh", ["A"], "0", "1", "1", "0", "0") == ["fenced", [], []]
     assert await scripts.fields("A") == before
     assert await scripts.fields("B") == {}

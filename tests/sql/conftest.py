@@ -107,10 +107,12 @@ class Sql:
         word: str = "word",
         extent: str = "each",
         part: Part | None = None,
+        version: int = 3,
     ) -> Any:
-        """Decide (account number, change) items in mode `postgres`."""
+        """Decide (account number, change) items in mode `postgres`; 2 as older processes do."""
         return await self.connection.fetchrow(
-            "SELECT * FROM decide_batch_v2(0::smallint, $1, $2, $3, $4, $5, $6, $7, $8, $9, $10,"
+            f"SELECT * FROM decide_batch_v{version}("
+            "0::smallint, $1, $2, $3, $4, $5, $6, $7, $8, $9, $10,"
             " $11, $12, $13, $14, NULL, NULL, NULL, $15, $16, $17)",
             epoch,
             word,
@@ -122,6 +124,51 @@ class Sql:
             [account for account, _ in changes],
             [change for _, change in changes],
             *_columns(keys),
+        )
+
+    async def change(
+        self,
+        account_id: str = "A",
+        *,
+        attempt: int | None = None,
+        epoch: int = 0,
+        word: str = "word",
+        mode: str = "redis",
+        versions: Sequence[int] | None = None,
+        limit: int | None = None,
+        frozen: str | None = None,
+        metadata: str | None = None,
+        closed: bool = False,
+        available: int | None = None,
+        balance_max: int = 9 * 10**18,
+    ) -> Any:
+        """Change an account as the service does."""
+        return await self.connection.fetchrow(
+            "SELECT * FROM change_account_v1("
+            "0::smallint, $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)",
+            epoch,
+            word,
+            mode,
+            self._attempt(attempt),
+            account_id,
+            versions,
+            limit,
+            frozen,
+            metadata,
+            closed,
+            available,
+            balance_max,
+        )
+
+    async def void_change(self, attempt: int) -> bool:
+        return await self.connection.fetchval("SELECT void_change_v1($1)", attempt)
+
+    async def account(self, account_id: str = "A") -> Any:
+        """What of an account can be changed, and its versions."""
+        return await self.connection.fetchrow(
+            "SELECT credit_limit_minor, frozen, metadata::text, closed, config_version,"
+            "       settled_minor FROM accounts WHERE account_id = $1",
+            account_id,
         )
 
     async def decide_v1(
@@ -161,7 +208,8 @@ def _columns(keys: Sequence[tuple[int, str]]) -> tuple[list[int], list[int], lis
 async def sql(database: Any) -> Sql:
     """The functions on a database whose epoch 0 is in force."""
     await database.execute(
-        "UPDATE ledger_shards SET postgres_identity = postgres_identity_v1(), redis_token = 'word'"
+        "UPDATE ledger_shards SET postgres_identity = postgres_identity_v1(), redis_token = 'word',"
+        " protocol_version = 4"
     )
     return Sql(database)
 

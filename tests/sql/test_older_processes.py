@@ -1,7 +1,16 @@
-"""What processes call that are not replaced yet: `journal_batch_v2` and `decide_batch_v1`."""
+"""What processes call that are not replaced yet, `journal_batch_v2`, `decide_batch_v1` and v2, and
+the database that they leave.
+"""
 
+import shutil
+from pathlib import Path
+
+import asyncpg
 import pytest
 
+from app.infra.embedded import EmbeddedPostgres
+from app.infra.migrations import MIGRATIONS_FOLDER, migrate
+from tests.conftest import database_url_of
 from tests.sql.conftest import Part, Sql
 
 
@@ -41,7 +50,9 @@ async def test_they_are_fenced_as_well(sql: Sql, change: str) -> None:
 
 
 async def test_both_decide_over_one_balance(fallen_back: Sql) -> None:
-    account = await fallen_back.open_account("A", 100)
+    account = await fallen_back.open_account("A", 110)
+    before = await fallen_back.decide([(account, -10), (account, -101)], version=2)
+    assert before["words"] == ["admitted", "insufficient_available"]
     old = await fallen_back.decide_v1([(account, -60)], keys=[(0, "key:a")])
     new = await fallen_back.decide([(account, -60), (account, -30)], keys=[(1, "key:a")])
     late = await fallen_back.decide_v1([(account, -40), (account, -1)])
@@ -58,3 +69,30 @@ async def test_a_late_copy_of_an_old_refusal_admits_nothing(fallen_back: Sql) ->
     await fallen_back.decide([(account, 50)])
     assert (await fallen_back.decide_v1([(account, -5)], attempt=70))["outcome"] == "void"
     assert await fallen_back.count("journal_entries", "change_minor < 0") == 0
+
+
+async def test_accounts_from_before_changes_can_be_changed(
+    postgres_server: EmbeddedPostgres, tmp_path: Path
+) -> None:
+    """The last released schema with an account in it is brought up to date."""
+    for path in sorted(MIGRATIONS_FOLDER.glob("000[123]_*.sql")):
+        shutil.copy(path, tmp_path)
+    admin = await asyncpg.connect(postgres_server.url)
+    await admin.execute("CREATE DATABASE before_changes")
+    connection = await asyncpg.connect(database_url_of(postgres_server, "before_changes"))
+    await migrate(connection, tmp_path)
+    sql = Sql(connection)
+    account = await sql.open_account("A", 100)
+    await migrate(connection)
+    await connection.execute(
+        "UPDATE ledger_shards SET postgres_identity = postgres_identity_v1(), redis_token = 'word',"
+        " protocol_version = 4"
+    )
+    assert (await sql.change(frozen="debit"))["outcome"] == "changed"
+    assert (await sql.account())["frozen"] == "debit"
+    await sql.journal([(account, -101)])
+    with pytest.raises(asyncpg.CheckViolationError):
+        await sql.settle()
+    await connection.close()
+    await admin.execute("DROP DATABASE before_changes WITH (FORCE)")
+    await admin.close()

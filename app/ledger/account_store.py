@@ -1,0 +1,67 @@
+"""What PostgreSQL is asked about changing and listing accounts."""
+
+from app import limits
+from app.ledger.codes import Changed
+from app.ledger.mode import Ruling
+from app.ledger.model import AccountChange, AccountDetails, AccountFilter
+from app.ledger.outcomes import ChangeOutcome
+from app.ledger.store import QUERIES, SHARD, LedgerStore, details_of, encode_json
+
+
+async def send_change(
+    store: LedgerStore,
+    ruling: Ruling,
+    attempt_id: int,
+    account_id: str,
+    change: AccountChange,
+    limit_minor: int | None,
+    available_minor: int | None,
+) -> ChangeOutcome:
+    """Send an attempt to change an account once; see `LedgerStore.fetch_once` for what it raises.
+
+    `limit_minor` is the new limit, and `available_minor` what Redis has now that nothing is in
+    flight; None where PostgreSQL decides.
+    """
+    metadata = None if change.metadata is None else encode_json(change.metadata).decode()
+    versions = None if change.config_versions is None else list(change.config_versions)
+    rows = await store.fetch_once(
+        QUERIES["change_account"],
+        SHARD,
+        ruling.epoch,
+        ruling.token,
+        ruling.mode,
+        attempt_id,
+        account_id,
+        versions,
+        limit_minor,
+        change.frozen,
+        metadata,
+        change.closed,
+        available_minor,
+        limits.BALANCE_MINOR_MAX,
+    )
+    word, balance_minor, before_minor = rows[0]
+    return ChangeOutcome(Changed(word), int(balance_minor or 0), before_minor or 0)
+
+
+async def read_accounts(
+    store: LedgerStore, wanted: AccountFilter, after: int, limit: int
+) -> tuple[list[AccountDetails], int | None]:
+    """Read a page of accounts after a number and, if there may be more, the number to go on from.
+
+    A page is shorter, or empty, where few of the accounts it may look at are as wanted.
+    """
+    rows = await store.fetch_sql(
+        QUERIES["list_accounts"],
+        after,
+        wanted.currency,
+        wanted.frozen,
+        wanted.closed,
+        encode_json(wanted.metadata).decode(),
+        limit + 1,
+        limits.ACCOUNTS_LOOKED_AT_MAX,
+    )
+    found = [details_of(row) for row in rows if row["account_no"] is not None]
+    if len(found) > limit:
+        return found[:limit], found[limit - 1].account.account_no
+    return found, rows[0]["ended_at"]

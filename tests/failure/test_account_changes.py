@@ -1,0 +1,585 @@
+"""Accounts are changed under traffic and faults: exact, everywhere at once, and never for ever."""
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from app import errors, limits
+from app.bootstrap import Services, WorkerServices
+from app.ledger.codes import Frozen, Mode
+from app.ledger.model import Acceptance, AccountChange
+from app.ledger.reaper import ReapedCount
+from tests.conftest import OpenAccount, eventually
+from tests.failure.changing import (
+    before_its,
+    changes_left,
+    closed,
+    died_before_its,
+    frozen,
+    is_stopped,
+    limited,
+    rule_all_by,
+    stop_of,
+)
+from tests.failure.conftest import (
+    Behind,
+    Clock,
+    account_fields,
+    account_key,
+    pipeline_of,
+    put_in_flight,
+    records,
+    reservations,
+)
+from tests.failure.interruptions import held_before_its_journal
+from tests.failure.modes import fall_back, mode_of, recover
+from tests.integration.test_transactions import outcomes, request
+
+MODES = pytest.mark.parametrize("mode", [Mode.REDIS, Mode.POSTGRES])
+AGE_S = 10.0
+
+
+async def tried(services: Services, amount: str, direction: str = "debit") -> Any:
+    """Post; returns the acceptance or the error."""
+    (result,) = await outcomes(services, [request("A", amount, direction)])
+    return result
+
+
+class Traffic:
+    """Debits without pause from several instances, each with whether it began after an event."""
+
+    def __init__(self, amount: str, *instances: Services) -> None:
+        self.event, self._end = asyncio.Event(), asyncio.Event()
+        self.results: list[tuple[bool, Any]] = []
+        self._tasks = [
+            asyncio.create_task(self._post(services, amount))
+            for services in instances
+            for _ in range(3)
+        ]
+
+    async def _post(self, services: Services, amount: str) -> None:
+        while not self._end.is_set():
+            began_after = self.event.is_set()
+            self.results.append((began_after, await tried(services, amount)))
+
+    async def flows(self, count: int = 20) -> None:
+        """Wait until so many more are answered that begin from now on."""
+        seen = len(self.results) + len(self._tasks) + count
+        await eventually(lambda: len(self.results) >= seen)
+
+    async def end(self) -> None:
+        self._end.set()
+        await asyncio.gather(*self._tasks)
+
+
+@MODES
+async def test_no_debit_that_begins_after_a_freeze_is_accepted_by_any_instance(
+    services: Services, other: Services, open_account: OpenAccount, database: Any, mode: Mode
+) -> None:
+    await open_account("A", "100000")
+    await rule_all_by(mode, database, services, other)
+    traffic = Traffic("0.01", services, other)
+    await traffic.flows()
+    await frozen(services)
+    traffic.event.set()
+    await traffic.flows()
+    await traffic.end()
+    late = [result for began_after, result in traffic.results if began_after]
+    early = [result for began_after, result in traffic.results if not began_after]
+    assert all(isinstance(result, errors.AccountFrozen) for result in late), late
+    assert any(isinstance(result, Acceptance) for result in early)
+    assert {type(result) for result in early} <= {Acceptance, errors.AccountFrozen}
+    assert isinstance(await tried(other, "1", "credit"), Acceptance)
+    assert mode_of(services) is mode
+    assert (await services.ledger.verify()).is_clean
+
+
+@MODES
+async def test_a_limit_that_is_lowered_under_debits_is_never_overdrawn(
+    services: Services,
+    other: Services,
+    worker: WorkerServices,
+    open_account: OpenAccount,
+    database: Any,
+    mode: Mode,
+) -> None:
+    await open_account("A", credit_limit_minor=200_000)
+    await rule_all_by(mode, database, services, other)
+    epoch = pipeline_of(services)._mode.epoch
+    traffic = Traffic("0.07", services, other)
+    lowered = 0
+    for limit in ("1000", "500", "40", "20", "10", "5", "2.50", "1.23", "1"):
+        await traffic.flows(10)
+        try:
+            await limited(other if lowered % 2 else services, limit)
+        except errors.LimitInUse:
+            break
+        lowered += 1
+        assert (await services.ledger.balance("A")).available_minor >= 0
+    await traffic.flows(5)
+    await traffic.end()
+    assert lowered
+    balance = await services.ledger.balance("A")
+    assert balance.available_minor >= 0
+    await worker.settler.settle()
+    assert (await services.ledger.balance("A")).settled_minor >= -balance.credit_limit_minor
+    assert (await services.ledger.verify()).is_clean
+    assert pipeline_of(services)._mode.epoch == epoch
+
+
+@MODES
+async def test_of_a_close_and_a_credit_at_once_exactly_one_wins(
+    services: Services, other: Services, open_account: OpenAccount, database: Any, mode: Mode
+) -> None:
+    await rule_all_by(mode, database, services, other)
+    for number in range(12):
+        name = f"A{number}"
+        await open_account(name)
+        if number % 2:
+            await outcomes(other, [request(name, "1", "credit"), request(name, "1")])
+        credit = request(name, "1", "credit")
+        close, credited = await asyncio.gather(
+            closed(services, name), other.ledger.post_transaction(credit), return_exceptions=True
+        )
+        pair = (type(close).__name__, type(credited).__name__)
+        assert pair in (
+            ("AccountDetails", "AccountClosed"),
+            ("AccountNotEmpty", "Acceptance"),
+        ), pair
+        assert (await services.ledger.account(name)).closed == (pair[0] == "AccountDetails")
+
+
+async def test_a_change_waits_for_what_is_in_flight_and_decides_with_it(
+    services: Services,
+    other: Services,
+    open_account: OpenAccount,
+    redis_client: Any,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    await open_account("A", credit_limit_minor=1_000)
+    epoch = pipeline_of(services)._mode.epoch
+    async with held_before_its_journal(services, monkeypatch) as go_on:
+        debit = asyncio.create_task(tried(services, "10"))
+        await eventually(lambda: reservations(redis_client))
+        change = asyncio.create_task(limited(other, "9.99"))
+        await eventually(lambda: is_stopped(redis_client))
+        waiting = asyncio.create_task(tried(other, "10"))
+        done, _ = await asyncio.wait({change, waiting}, timeout=0.2)
+        assert not done
+        go_on()
+        assert isinstance(await debit, Acceptance)
+        with pytest.raises(errors.LimitInUse):
+            await change
+    assert isinstance(await waiting, errors.InsufficientAvailable)
+    assert (await services.ledger.balance("A")).available_minor == 0
+    assert pipeline_of(services)._mode.epoch == epoch
+    assert (stop_of(redis_client), changes_left(redis_client)) == ("", 0)
+
+
+async def test_a_debit_in_flight_whose_record_redis_lost_is_noticed(
+    services: Services,
+    other: Services,
+    open_account: OpenAccount,
+    redis_client: Any,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It could still be journaled, so the limit it needs may not go in this epoch."""
+    await open_account("A", credit_limit_minor=1_000)
+    async with held_before_its_journal(services, monkeypatch) as go_on:
+        debit = asyncio.create_task(tried(services, "10"))
+        await eventually(lambda: reservations(redis_client))
+        (flight,) = redis_client.keys("subbalance:*:flight")
+        redis_client.delete(flight)
+        assert (await limited(other, "0")).credit_limit_minor == 0
+        go_on()
+        assert isinstance(await debit, errors.InsufficientAvailable)
+    assert (await services.ledger.balance("A")).available_minor == 0
+
+
+async def test_what_is_in_flight_for_too_long_makes_the_account_busy(
+    services: Services,
+    open_account: OpenAccount,
+    redis_client: Any,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    await open_account("A", "10.00")
+    await tried(services, "1")
+    monkeypatch.setattr(limits, "CHANGE_WAIT_S", 0.3)
+    put_in_flight(redis_client, account_key(redis_client), 5, -100)
+    with pytest.raises(errors.AccountBusy):
+        await frozen(services)
+    assert stop_of(redis_client) == ""
+    assert [record.attempt_id for record in records(redis_client)] == [5]
+    assert isinstance(await tried(services, "1"), Acceptance)
+
+
+async def test_changes_of_one_account_go_one_after_the_other(
+    services: Services, other: Services, open_account: OpenAccount, redis_client: Any
+) -> None:
+    await open_account("A", "10.00")
+    kinds = ["debit", "credit", "all", "none"] * 2
+    changes = [frozen(each, kind) for kind in kinds for each in (services, other)]
+    results = await asyncio.gather(*changes)
+    last = max(results, key=lambda details: details.config_version)
+    now = await services.ledger.account("A")
+    assert (now.frozen, now.config_version) == (last.frozen, last.config_version)
+    assert stop_of(redis_client) == ("" if now.frozen == "none" else now.frozen)
+    assert changes_left(redis_client) == 0
+
+
+@pytest.mark.parametrize("bulk", ["", "key", "atomic"])
+async def test_an_account_that_is_changed_for_too_long_is_busy_for_transactions(
+    behind: Behind, redis_client: Any, bulk: str
+) -> None:
+    ledger, key = behind.services.ledger, account_key(redis_client)
+    flight = f"{key.partition('account:')[0]}flight"
+    redis_client.hset(flight, "5", f"[[],[],[]]\n{key}\n0\nchange")
+    redis_client.hset(key, "stop", "changing 5 ")
+    if bulk:
+        asked = [request("A", "1"), request("A", "1", "credit")]
+        name = "part" if bulk == "key" else None
+        results = await ledger.post_transactions(asked, name, atomic=bulk == "atomic")
+    else:
+        results = [await tried(behind.services, "1")]
+    assert {type(result) for result in results} == {errors.AccountBusy}
+    assert account_fields(redis_client)["available"] == "1000"
+    redis_client.hset(key, "stop", "")
+    assert isinstance(await tried(behind.services, "1"), Acceptance)
+
+
+@pytest.mark.parametrize("bulk", ["key", "atomic"])
+async def test_a_part_waits_for_an_account_that_is_changed(
+    services: Services,
+    other: Services,
+    open_account: OpenAccount,
+    redis_client: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    bulk: str,
+) -> None:
+    await open_account("A", "10.00")
+    await open_account("B", "10.00")
+    going, stopped = asyncio.Event(), asyncio.Event()
+
+    async def wait() -> None:
+        stopped.set()
+        await going.wait()
+
+    before_its(services, "_decide", monkeypatch, wait)
+    change = asyncio.create_task(frozen(services, "credit"))
+    await stopped.wait()
+    asked = [request("B", "4"), request("A", "3")]
+    name = "part" if bulk == "key" else None
+    call = asyncio.create_task(other.ledger.post_transactions(asked, name, atomic=bulk == "atomic"))
+    done, _ = await asyncio.wait({call}, timeout=0.2)
+    assert not done
+    going.set()
+    await change
+    assert all(isinstance(result, Acceptance) for result in await call)
+    assert (await services.ledger.balance("B")).available_minor == 600
+
+
+async def test_a_load_from_before_a_freeze_does_not_undo_it(
+    services: Services, other: Services, open_account: OpenAccount, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await open_account("A", "10.00")
+    admission = pipeline_of(other)._admission
+    load, has_read, going = admission.load, asyncio.Event(), asyncio.Event()
+
+    async def load_late(*arguments: Any) -> None:
+        has_read.set()
+        await going.wait()
+        await load(*arguments)
+
+    monkeypatch.setattr(admission, "load", load_late)
+    debit = asyncio.create_task(tried(other, "1"))
+    await has_read.wait()
+    await frozen(services)
+    going.set()
+    assert isinstance(await debit, errors.AccountFrozen)
+
+
+# Where a reply is lost, and what the request to it carries on the wire.
+STOP, RELOAD, DECIDE = b".changes", b"decided", b"mark-of-the-change"
+
+
+@pytest.mark.parametrize(
+    ("where", "marker", "times"),
+    [
+        ("redis", STOP, 1),
+        ("redis", STOP, 2),
+        ("redis", RELOAD, 1),
+        ("redis", RELOAD, 2),
+        ("postgres", DECIDE, 1),
+        ("postgres", DECIDE, 2),
+    ],
+)
+async def test_a_reply_that_is_lost_changes_nothing_twice(
+    behind: Behind, redis_client: Any, database: Any, where: str, marker: bytes, times: int
+) -> None:
+    proxy = getattr(behind, where)
+    proxy.lose_reply_to(marker, times)
+    change = AccountChange(frozen=Frozen.DEBIT, metadata={"m": DECIDE.decode()})
+    details = await behind.services.ledger.change_account("A", change)
+    assert proxy.lost_count == times
+    assert (details.frozen, details.config_version) == ("debit", 2)
+    assert isinstance(await tried(behind.services, "1"), errors.AccountFrozen)
+    assert (stop_of(redis_client), changes_left(redis_client)) == ("debit", 0)
+    assert await database.fetchval("SELECT count(*) FROM account_changes") == 1
+
+
+async def test_late_copies_of_a_change_do_nothing_to_redis(
+    behind: Behind, redis_client: Any
+) -> None:
+    behind.redis.hold(STOP)
+    await frozen(behind.services)
+    behind.redis.hold(RELOAD)
+    await frozen(behind.services, "none")
+    assert behind.redis.held_count == 2
+    await tried(behind.services, "1")
+    await eventually(lambda: not reservations(redis_client))
+    before = account_fields(redis_client)
+    await behind.redis.deliver()
+    assert account_fields(redis_client) == before
+    assert changes_left(redis_client) == 0
+    assert isinstance(await tried(behind.services, "1"), Acceptance)
+
+
+async def test_an_outcome_that_stays_unknown_is_said_to_be_and_ended_by_the_reaper(
+    behind: Behind, worker: WorkerServices, clock: Clock, redis_client: Any
+) -> None:
+    behind.postgres.lose_reply_to(b"decided-by-whom")
+    change = AccountChange(metadata={"m": "decided-by-whom"})
+    call = asyncio.create_task(behind.services.ledger.change_account("A", change))
+    await eventually(lambda: behind.postgres.lost_count == 1)
+    behind.postgres.stall()
+    with pytest.raises(errors.ChangeOutcomeUnknown):
+        await call
+    assert is_stopped(redis_client)
+    behind.postgres.resume()
+    await worker.reaper.step()
+    clock.now = AGE_S
+    assert await worker.reaper.step() == ReapedCount(changes=1)
+    assert stop_of(redis_client) == ""
+    assert isinstance(await tried(behind.services, "1"), Acceptance)
+
+
+@pytest.mark.parametrize(
+    ("step", "kind"), [("_drained", "none"), ("_decide", "none"), ("_show", "debit")]
+)
+async def test_a_change_whose_process_died_is_ended_by_the_reaper(
+    services: Services,
+    other: Services,
+    worker: WorkerServices,
+    clock: Clock,
+    open_account: OpenAccount,
+    redis_client: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    step: str,
+    kind: str,
+) -> None:
+    await open_account("A", "10.00")
+    await died_before_its(services, step, monkeypatch)
+    assert is_stopped(redis_client)
+    waiting = asyncio.create_task(tried(other, "1"))
+    assert await worker.reaper.step() == ReapedCount()
+    clock.now = AGE_S - 0.1
+    assert await worker.reaper.step() == ReapedCount()
+    assert is_stopped(redis_client)
+    assert not waiting.done()
+    clock.now = AGE_S
+    assert await worker.reaper.step() == ReapedCount(changes=1)
+    assert (await other.ledger.account("A")).frozen == kind
+    is_frozen = kind != "none"
+    assert stop_of(redis_client) == (kind if is_frozen else "")
+    assert changes_left(redis_client) == 0
+    assert isinstance(await waiting, errors.AccountFrozen if is_frozen else Acceptance)
+
+
+async def test_a_change_that_the_reaper_took_for_dead_changes_nothing_of_what_went_on(
+    services: Services,
+    other: Services,
+    worker: WorkerServices,
+    clock: Clock,
+    open_account: OpenAccount,
+    redis_client: Any,
+    database: Any,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It sleeps after it found the account drained; meanwhile the limit is used."""
+    await open_account("A", credit_limit_minor=1_000)
+    going, stopped = asyncio.Event(), asyncio.Event()
+
+    async def sleep() -> None:
+        stopped.set()
+        await going.wait()
+
+    before_its(services, "_decide", monkeypatch, sleep)
+    change = asyncio.create_task(limited(services, "0"))
+    await stopped.wait()
+    await worker.reaper.step()
+    clock.now = AGE_S
+    assert await worker.reaper.step() == ReapedCount(changes=1)
+    # Held before its journal, so that PostgreSQL does not know of it yet.
+    async with held_before_its_journal(other, monkeypatch) as go_on:
+        debit = asyncio.create_task(tried(other, "10"))
+        await eventually(lambda: reservations(redis_client))
+        going.set()
+        await eventually(lambda: is_stopped(redis_client))
+        go_on()
+        assert isinstance(await debit, Acceptance)
+    with pytest.raises(errors.LimitInUse):
+        await change
+    assert (await services.ledger.balance("A")).available_minor == 0
+    words = await database.fetch("SELECT outcome FROM account_changes ORDER BY attempt_id")
+    assert [row["outcome"] for row in words] == ["void", "limit_in_use"]
+
+
+@pytest.mark.parametrize("step", ["_stop", "_drained", "_decide", "_show"])
+async def test_a_switch_in_the_middle_leaves_one_change_in_force_everywhere(
+    services: Services,
+    other: Services,
+    worker: WorkerServices,
+    open_account: OpenAccount,
+    database: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    step: str,
+) -> None:
+    await open_account("A", "10.00")
+    await tried(services, "1")
+
+    async def switch() -> None:
+        await fall_back(other)
+
+    before_its(services, step, monkeypatch, switch)
+    details = await frozen(services)
+    assert (details.frozen, details.config_version) == ("debit", 2)
+    assert mode_of(other) is Mode.POSTGRES
+    for each in (services, other):
+        assert isinstance(await tried(each, "1"), errors.AccountFrozen)
+    await recover(worker, services)
+    for each in (services, other):
+        assert isinstance(await tried(each, "1"), errors.AccountFrozen)
+    assert (
+        await database.fetchval("SELECT count(*) FROM account_changes WHERE outcome = 'changed'")
+        == 1
+    )
+    assert (await services.ledger.verify()).is_clean
+
+
+async def test_a_flush_in_the_middle_of_a_change_is_another_epoch(
+    services: Services,
+    open_account: OpenAccount,
+    redis_client: Any,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    await open_account("A", "10.00")
+
+    async def flush() -> None:
+        redis_client.flushall()
+
+    for step in ("_stop", "_drained", "_decide", "_show"):
+        before_its(services, step, monkeypatch, flush)
+        assert (await frozen(services)).frozen == "debit"
+        assert isinstance(await tried(services, "1"), errors.AccountFrozen)
+        assert (await frozen(services, "none")).frozen == "none"
+        assert isinstance(await tried(services, "1"), Acceptance)
+
+
+async def test_an_account_that_redis_lost_inside_a_change_is_another_epoch(
+    services: Services,
+    open_account: OpenAccount,
+    redis_client: Any,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    await open_account("A", "10.00")
+
+    async def lose() -> None:
+        redis_client.delete(account_key(redis_client))
+
+    for step in ("_stop", "_drained", "_show"):
+        before_its(services, step, monkeypatch, lose)
+        await frozen(services)
+        assert isinstance(await tried(services, "1"), errors.AccountFrozen)
+        redis_client.flushall()
+        await frozen(services, "none")
+
+
+async def test_an_account_stopped_for_nobody_is_found_and_let_go(
+    services: Services, worker: WorkerServices, open_account: OpenAccount, redis_client: Any
+) -> None:
+    """The record of its change is gone, so the reaper does not see it."""
+    await open_account("A", "10.00")
+    await tried(services, "1")
+    redis_client.hset(account_key(redis_client), "stop", "changing 5 ")
+    verification = await services.ledger.verify()
+    assert {mismatch.kind for mismatch in verification.mismatches} == {"redis_stop"}
+    epoch = pipeline_of(services)._mode.epoch
+    await frozen(services, "credit")
+    assert pipeline_of(services)._mode.epoch > epoch
+    assert isinstance(await tried(services, "1"), Acceptance)
+    assert (await services.ledger.verify()).is_clean
+
+
+async def test_verification_leaves_an_account_out_while_it_is_changed(
+    services: Services,
+    other: Services,
+    open_account: OpenAccount,
+    redis_client: Any,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    await open_account("A", "10.00")
+    found = []
+
+    async def verify() -> None:
+        found.append(await other.ledger.verify())
+
+    before_its(services, "_show", monkeypatch, verify)
+    await limited(services, "5")
+    assert found[0].is_clean
+    redis_client.hset(account_key(redis_client), "stop", "debit")
+    verification = await services.ledger.verify()
+    assert [(each.kind, each.expected, each.found) for each in verification.mismatches] == [
+        ("redis_stop", "''", "'debit'")
+    ]
+
+
+async def test_an_epoch_that_older_processes_decide_in_is_ended_before_an_account_is_changed(
+    services: Services, open_account: OpenAccount, database: Any
+) -> None:
+    """They know nothing of stops and of what is frozen."""
+    await open_account("A", "10.00")
+    await tried(services, "1")
+    await database.execute("UPDATE ledger_shards SET protocol_version = 3")
+    epoch = pipeline_of(services)._mode.epoch
+    assert (await frozen(services)).frozen == "debit"
+    assert pipeline_of(services)._mode.epoch > epoch
+    assert await database.fetchval("SELECT protocol_version FROM ledger_shards") == 4
+    assert isinstance(await tried(services, "1"), errors.AccountFrozen)
+
+
+async def test_more_changes_than_may_be_under_way_are_refused_at_once(
+    services: Services, open_account: OpenAccount, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await open_account("A", "10.00")
+    monkeypatch.setattr(limits, "CHANGES_MAX", 2)
+    kinds = ("debit", "credit", "all")
+    results = await asyncio.gather(
+        *(frozen(services, kind) for kind in kinds), return_exceptions=True
+    )
+    assert [type(result).__name__ for result in results] == [
+        "AccountDetails",
+        "AccountDetails",
+        "Overloaded",
+    ]
+
+
+async def test_a_caller_that_goes_away_leaves_no_account_stopped(
+    services: Services, open_account: OpenAccount, redis_client: Any
+) -> None:
+    await open_account("A", "10.00")
+    call = asyncio.create_task(frozen(services))
+    await eventually(lambda: is_stopped(redis_client))
+    call.cancel()
+    await eventually(lambda: stop_of(redis_client) == "debit")
+    assert changes_left(redis_client) == 0
