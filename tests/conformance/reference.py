@@ -14,6 +14,8 @@ class ReferenceAccount:
     """One account: what it may still spend is its balance plus its credit limit."""
 
     credit_limit: int = 0
+    frozen: str = "none"
+    closed: bool = False
     settled: int = 0
     debits: list[int] = field(default_factory=list)
     credits: list[int] = field(default_factory=list)
@@ -42,6 +44,10 @@ class Reference:
             same = self.accepted[key] == (account_id, change)
             return "replayed" if same else "idempotency_key_reused"
         account = self.accounts[account_id]
+        if account.closed:
+            return "account_closed"
+        if account.frozen in ("all", "debit" if change < 0 else "credit"):
+            return "account_frozen"
         if change < 0 and account.available + change < 0:
             return "insufficient_available"
         if change > 0 and account.available + change > BALANCE_MAX:
@@ -49,6 +55,35 @@ class Reference:
         (account.credits if change > 0 else account.debits).append(abs(change))
         self.accepted[key] = (account_id, change)
         return "accepted"
+
+    def limit(self, account_id: str, credit_limit: int) -> str:
+        """Change a credit limit: answer 'done' or the code of a refusal."""
+        account = self.accounts[account_id]
+        balance = account.available - account.credit_limit
+        if credit_limit == account.credit_limit:
+            return "done"
+        if account.closed:
+            return "account_closed"
+        if credit_limit < account.credit_limit and balance + credit_limit < 0:
+            return "limit_in_use"
+        if credit_limit > account.credit_limit and balance + credit_limit > BALANCE_MAX:
+            return "balance_limit_exceeded"
+        account.credit_limit = credit_limit
+        return "done"
+
+    def freeze(self, account_id: str, frozen: str) -> str:
+        account = self.accounts[account_id]
+        if account.closed and frozen != account.frozen:
+            return "account_closed"
+        account.frozen = frozen
+        return "done"
+
+    def close(self, account_id: str) -> str:
+        account = self.accounts[account_id]
+        if not account.closed and account.available != account.credit_limit:
+            return "account_not_empty"
+        account.closed = True
+        return "done"
 
     def settle(self) -> None:
         for account in self.accounts.values():

@@ -1,7 +1,8 @@
 """One suite, three engines: Redis, PostgreSQL and the reference model decide alike.
 
-The same random programs run through the whole service in mode `redis`, in mode `postgres`, and in
-one that is switched between the two at random; every answer and balance must be the reference's.
+The same random programs of postings and changes of accounts run through the whole service in mode
+`redis`, in mode `postgres`, and in one that is switched between the two at random; every answer and
+balance must be the reference's.
 """
 
 import asyncio
@@ -13,11 +14,11 @@ import pytest
 
 from app import errors
 from app.bootstrap import Services, WorkerServices, open_services, open_worker_services
-from app.kit.money import decimal_text, parse_amount
+from app.kit.money import DecimalText, decimal_text, parse_amount
 from app.ledger.admission import Slot
-from app.ledger.codes import Direction
+from app.ledger.codes import Direction, Frozen
 from app.ledger.item import Item
-from app.ledger.model import AccountRequest, TransactionRequest
+from app.ledger.model import AccountChange, AccountRequest, TransactionRequest
 from app.settings import Settings
 from tests.conformance.reference import AMOUNT_MAX, Reference
 from tests.failure.conftest import pipeline_of
@@ -27,12 +28,16 @@ STEPS = 120
 SEEDS = (1, 2, 3)
 
 
+FROZEN = ("none", "none", "debit", "credit", "all")
+
+
 class Step(NamedTuple):
-    """A posting, or with no account a settlement."""
+    """A posting; with no account a settlement; with a change of the account, that."""
 
     account_id: str
     change: int
     key: str
+    change_of: str = ""
 
 
 def program(seed: int) -> list[Step]:
@@ -43,9 +48,12 @@ def program(seed: int) -> list[Step]:
         if random.random() < 0.08:
             steps.append(Step("", 0, ""))
             continue
+        if random.random() < 0.12:
+            steps.append(drawn_change(random))
+            continue
         if steps and random.random() < 0.2:
             earlier = random.choice(steps)
-            if earlier.account_id:
+            if earlier.account_id and not earlier.change_of:
                 steps.append(earlier if random.random() < 0.7 else earlier._replace(change=7))
                 continue
         amount = random.choice([random.randint(1, 150), AMOUNT_MAX, random.randint(1, AMOUNT_MAX)])
@@ -53,6 +61,47 @@ def program(seed: int) -> list[Step]:
             Step(random.choice(list(ACCOUNTS)), amount * random.choice([-1, 1]), f"k{number}")
         )
     return steps
+
+
+def drawn_change(random: Random) -> Step:
+    """Draw a change of an account's limit or of what it is frozen for, or, rarely, its end."""
+    account_id, kind = (
+        random.choice(list(ACCOUNTS)),
+        random.choice(["limit", "frozen"] * 4 + ["close"]),
+    )
+    if kind == "frozen":
+        return Step(account_id, 0, random.choice(FROZEN), kind)
+    limit = random.choice([0, random.randint(0, 300), AMOUNT_MAX])
+    return Step(account_id, limit, "", kind)
+
+
+def expected_of(reference: Reference, step: Step) -> str:
+    """What the reference answers."""
+    if step.change_of == "limit":
+        return reference.limit(step.account_id, step.change)
+    if step.change_of == "frozen":
+        return reference.freeze(step.account_id, step.key)
+    if step.change_of == "close":
+        return reference.close(step.account_id)
+    return reference.post(step.account_id, step.change, step.key)
+
+
+async def take(services: Services, step: Step) -> str:
+    """What the service answers."""
+    if not step.change_of:
+        return await post(services, step)
+    change = AccountChange(
+        credit_limit=DecimalText(str(step.change // 100), f"{step.change % 100:02}")
+        if step.change_of == "limit"
+        else None,
+        frozen=Frozen(step.key) if step.change_of == "frozen" else None,
+        closed=step.change_of == "close",
+    )
+    try:
+        await services.ledger.change_account(step.account_id, change)
+    except errors.Rejected as error:
+        return error.code
+    return "done"
 
 
 async def post(services: Services, step: Step) -> str:
@@ -112,8 +161,8 @@ async def test_every_engine_answers_as_the_reference_does(
                 await worker.settler.settle()
                 reference.settle()
                 continue
-            expected = reference.post(step.account_id, step.change, step.key)
-            assert await post(services, step) == expected, (seed, number, step)
+            expected = expected_of(reference, step)
+            assert await take(services, step) == expected, (seed, number, step)
         for account_id, account in reference.accounts.items():
             balance = await services.ledger.balance(account_id)
             assert (balance.available_minor, balance.settled_minor) == (

@@ -1,8 +1,8 @@
 """A Hypothesis state machine: the real ledger and the reference agree after every step.
 
-Steps are postings, repetitions, settlements, switches between Redis and PostgreSQL, restarts of the
-service, flushes of Redis and lost keys; after each the invariants of a ledger are checked on
-PostgreSQL and on Redis, and the books are verified.
+Steps are postings, repetitions, changes of limits, freezes, closings, settlements, switches between
+Redis and PostgreSQL, restarts of the service, flushes of Redis and lost keys; after each the
+invariants of a ledger are checked on PostgreSQL and on Redis, and the books are verified.
 """
 
 import asyncio
@@ -20,9 +20,9 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from app import errors
 from app.bootstrap import Services, open_services, open_worker_services
-from app.kit.money import decimal_text, parse_amount
-from app.ledger.codes import Direction, Mode
-from app.ledger.model import AccountRequest, TransactionRequest
+from app.kit.money import DecimalText, decimal_text, parse_amount
+from app.ledger.codes import Direction, Frozen, Mode
+from app.ledger.model import AccountChange, AccountRequest, TransactionRequest
 from app.settings import Settings
 from tests.conformance.reference import AMOUNT_MAX, Reference
 from tests.failure.conftest import pipeline_of
@@ -126,6 +126,29 @@ class LedgerMachine(RuleBasedStateMachine):
         known = ("accepted", "replayed")
         for answer, posting in sorted(answers, key=lambda pair: pair[0] not in known):
             assert answer == self.reference.post(*posting)
+
+    async def change(self, account_id: str, change: AccountChange) -> str:
+        try:
+            await self.services.ledger.change_account(account_id, change)
+        except errors.Rejected as error:
+            return error.code
+        return "done"
+
+    @rule(account_id=st.sampled_from(ACCOUNTS), limit=st.sampled_from([0, 1, 50, 300, AMOUNT_MAX]))
+    def change_the_limit(self, account_id: str, limit: int) -> None:
+        text = DecimalText(str(limit // 100), f"{limit % 100:02}")
+        answer = self.run(self.change(account_id, AccountChange(credit_limit=text)))
+        assert answer == self.reference.limit(account_id, limit)
+
+    @rule(account_id=st.sampled_from(ACCOUNTS), frozen=st.sampled_from(Frozen))
+    def freeze(self, account_id: str, frozen: Frozen) -> None:
+        answer = self.run(self.change(account_id, AccountChange(frozen=frozen)))
+        assert answer == self.reference.freeze(account_id, frozen)
+
+    @rule(account_id=st.sampled_from(ACCOUNTS))
+    def close(self, account_id: str) -> None:
+        answer = self.run(self.change(account_id, AccountChange(closed=True)))
+        assert answer == self.reference.close(account_id)
 
     @rule()
     def settle(self) -> None:
