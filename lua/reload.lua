@@ -11,8 +11,9 @@
 -- ARGV[2]  slot       text  the caller's slot
 -- ARGV[3]  number     int   the slot's number of this sending; each must be newer than the last
 -- ARGV[4]  attempt    int   the change; an account that another one or none keeps still is left alone
--- ARGV[5]  outcome    text  decided: PostgreSQL has decided the change and this is what it has now
---                           undone: it never will, for the attempt was not sent or is void
+-- ARGV[5]  outcome    text  decided: PostgreSQL has made the change and this is what it has now
+--                           undone: it has not and never will, for the attempt was refused, not sent or
+--                           is void
 -- ARGV[6]  available  int   what PostgreSQL has now, '' where undone
 -- ARGV[7]  stop       text  which transactions are refused now: '', debit, credit, all or closed
 -- Returns one call word

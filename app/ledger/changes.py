@@ -111,7 +111,7 @@ class AccountChanges:
 
     async def _in_postgres(self, one: "_Change") -> AccountDetails:
         """Let PostgreSQL decide under the lock of the account's row."""
-        one.check(await self._decide(one, None))
+        await self._learn(one, await self._decide(one, None))
         return await self._read(one.account_id)
 
     async def _in_redis(self, one: "_Change") -> AccountDetails:
@@ -124,8 +124,7 @@ class AccountChanges:
         await self._admission.load(one.ruling, [row])
         try:
             await self._stop(one)
-            outcome = await self._decide(one, await self._drained(one))
-            one.check(outcome)
+            await self._learn(one, await self._decide(one, await self._drained(one)))
         except errors.ChangeOutcomeUnknown:
             raise
         except Exception:
@@ -207,6 +206,18 @@ class AccountChanges:
             await asyncio.sleep(pause)
             pause = min(pause * 2, _PAUSE_LONGEST_S)
 
+    async def _learn(self, one: "_Change", outcome: ChangeOutcome) -> None:
+        """Raise what an outcome means, unless the account is as it was wished to be."""
+        word = outcome.word
+        if word is Changed.FENCED:
+            raise Fenced
+        if word is Changed.VOID:
+            raise _Undone
+        if word is Changed.DIFFERS:
+            raise LostData
+        if word not in _DONE:
+            raise one.refusal(outcome)
+
     async def _undo(self, one: "_Change") -> None:
         """Let the account go as it was before; if Redis does not listen, the reaper does it."""
         with contextlib.suppress(Fenced, errors.RedisUnavailable):
@@ -264,19 +275,8 @@ class _Change:
         self.deadline = deadline
         self._exponent = before.account.exponent
 
-    def check(self, outcome: ChangeOutcome) -> None:
-        """Raise what an outcome means, unless the account is as it was wished to be."""
-        word = outcome.word
-        if word is Changed.FENCED:
-            raise Fenced
-        if word is Changed.VOID:
-            raise _Undone
-        if word is Changed.DIFFERS:
-            raise LostData
-        if word not in _DONE:
-            raise self._refusal(outcome)
-
-    def _refusal(self, outcome: ChangeOutcome) -> errors.Rejected:
+    def refusal(self, outcome: ChangeOutcome) -> errors.Rejected:
+        """Say why PostgreSQL refuses the change, with the figures of its decision."""
         balance = decimal_text(outcome.balance_minor, self._exponent)
         figures = {
             "requested": decimal_text(self.limit_minor or 0, self._exponent),

@@ -3,7 +3,7 @@ process died between stop and reload.
 
 An attempt in flight for too long gets a tombstone first, so that no late message can journal it,
 and what it holds is released after that; one that was journaled is confirmed. A change gets one as
-well before it is undone; where PostgreSQL has decided it Redis is shown what PostgreSQL has.
+well before it is undone; where PostgreSQL has made it Redis is shown what PostgreSQL has.
 """
 
 import logging
@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from app import limits
 from app.ledger.admission import JOURNALED, RELEASED, Admission, Fenced, Slot
+from app.ledger.codes import Changed
 from app.ledger.flights import FlightRecord, journaled_among, left_out
 from app.ledger.keys import account_id_of
 from app.ledger.mode import ModeKeeper, Ruling
@@ -94,11 +95,13 @@ class Reaper:
     async def _end_change(self, ruling: Ruling, record: FlightRecord) -> None:
         """End a change whose process died, or is too slow: then it meets its tombstone.
 
-        One that was decided was drained before, and its account has admitted nothing since.
+        Only after a change PostgreSQL's figures are Redis's as well: it compared them, and nothing
+        was admitted since. Else Redis keeps its own, for it may have lost the record of a debit
+        that is in flight yet.
         """
         account_id = account_id_of(record.keys[0])
         shown = None
-        if not await self._store.void_change(record.attempt_id):
+        if await self._store.void_change(record.attempt_id) is Changed.CHANGED:
             shown = await self._store.account_to_load(account_id)
             if shown is None:
                 return

@@ -16,7 +16,7 @@ from app import errors, limits
 from app.infra.postgres import POSTGRES_ERRORS
 from app.infra.queries import load_queries
 from app.kit.ids import EntryPosition, assigned_transaction_id
-from app.ledger.codes import EntryStatus, Frozen, Mode
+from app.ledger.codes import Changed, EntryStatus, Frozen, Mode
 from app.ledger.model import (
     Account,
     AccountDetails,
@@ -206,9 +206,11 @@ class LedgerStore:
         rows = await self._fetch("void_attempt", SHARD, attempt_id)
         return bool(rows[0][0])
 
-    async def void_change(self, attempt_id: int) -> bool:
-        """Put a tombstone on an attempt to change an account; False when it was decided before."""
-        return bool((await self._fetch("void_change", attempt_id))[0][0])
+    async def void_change(self, attempt_id: int) -> Changed:
+        """Put a tombstone on an attempt to change an account unless it was decided before; returns
+        what became of it.
+        """
+        return Changed((await self._fetch("void_change", attempt_id))[0][0])
 
     async def control(self, action: str, actor: str, reason: str) -> int:
         """Do what an operator asks, and write it down; returns the epoch that rules then."""

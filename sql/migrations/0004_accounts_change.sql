@@ -147,14 +147,14 @@ BEGIN
 END $$;
 
 -- Put a tombstone on an attempt to change an account unless PostgreSQL has decided it: from its commit
--- on no copy of any message changes anything. Waits for one that is being decided. Returns whether the
--- attempt is void.
-CREATE FUNCTION void_change_v1(p_attempt_id bigint) RETURNS boolean LANGUAGE plpgsql VOLATILE AS $$
+-- on no copy of any message changes anything. Waits for one that is being decided. Returns the attempt's
+-- outcome: void, or what was decided before.
+CREATE FUNCTION void_change_v1(p_attempt_id bigint) RETURNS text LANGUAGE plpgsql VOLATILE AS $$
 BEGIN
     PERFORM bound_transaction_v1();
     INSERT INTO account_changes (attempt_id, outcome, changed_at) VALUES (p_attempt_id, 'void', clock_timestamp())
     ON CONFLICT (attempt_id) DO NOTHING;
-    RETURN (SELECT c.outcome = 'void' FROM account_changes c WHERE c.attempt_id = p_attempt_id);
+    RETURN (SELECT c.outcome FROM account_changes c WHERE c.attempt_id = p_attempt_id);
 END $$;
 
 -- Decide and journal in mode postgres, under the locks of the account rows: as decide_batch_v2, which

@@ -182,7 +182,7 @@ SELECT outcome, balance_minor, limit_minor
   FROM change_account_v1($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)
 
 -- name: void_change
--- Put a tombstone on an attempt to change an account unless it was decided; tells whether it is void.
+-- Put a tombstone on an attempt to change an account unless it was decided; tells its outcome.
 -- Params: $1 attempt_id bigint
 SELECT void_change_v1($1)
 

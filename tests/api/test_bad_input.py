@@ -225,7 +225,7 @@ async def test_a_read_of_nothing_says_so(
         ("DELETE", PATH, "POST"),
         ("PUT", "/api/v1/accounts", "POST"),
         ("POST", "/api/v1/balance/A", "GET"),
-        ("PATCH", "/api/v1/accounts/A", "GET"),
+        ("PUT", "/api/v1/accounts/A", "PATCH"),
     ],
 )
 async def test_a_wrong_method_is_told_the_right_one(

@@ -197,6 +197,32 @@ async def test_a_debit_in_flight_whose_record_redis_lost_is_noticed(
     assert (await services.ledger.balance("A")).available_minor == 0
 
 
+async def test_after_such_a_loss_the_reaper_does_not_give_back_what_is_in_flight(
+    services: Services,
+    other: Services,
+    worker: WorkerServices,
+    clock: Clock,
+    open_account: OpenAccount,
+    redis_client: Any,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """PostgreSQL's figure has no debit in flight in it, and nobody learnt that the two differ."""
+    await open_account("A", "10.00")
+    async with held_before_its_journal(services, monkeypatch) as go_on:
+        debit = asyncio.create_task(tried(services, "10"))
+        await eventually(lambda: reservations(redis_client))
+        (flight,) = redis_client.keys("subbalance:*:flight")
+        redis_client.delete(flight)
+        await died_before_its(other, "_learn", monkeypatch)
+        await worker.reaper.step()
+        clock.now = AGE_S
+        assert await worker.reaper.step() == ReapedCount(changes=1)
+        assert (account_fields(redis_client)["available"], stop_of(redis_client)) == ("0", "")
+        go_on()
+        assert isinstance(await debit, Acceptance)
+    assert isinstance(await tried(other, "10"), errors.InsufficientAvailable)
+
+
 async def test_what_is_in_flight_for_too_long_makes_the_account_busy(
     services: Services,
     open_account: OpenAccount,

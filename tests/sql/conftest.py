@@ -160,7 +160,7 @@ class Sql:
             balance_max,
         )
 
-    async def void_change(self, attempt: int) -> bool:
+    async def void_change(self, attempt: int) -> str:
         return await self.connection.fetchval("SELECT void_change_v1($1)", attempt)
 
     async def account(self, account_id: str = "A") -> Any:
