@@ -1,6 +1,8 @@
 """The guards that keep money safe, how each is switched off, and the tests that notice."""
 
+from tests.mutations.account_guards import ACCOUNT_GUARDS
 from tests.mutations.guard import (
+    ACCOUNTS,
     BATCHES,
     DECIDE,
     FENCE,
@@ -202,7 +204,7 @@ GUARDS: tuple[Guard, ...] = (
     ),
     Guard(
         "number_under_locks",
-        BATCHES,
+        ACCOUNTS,
         "        PERFORM FROM accounts a WHERE a.account_no = ANY (p_account_nos)"
         " ORDER BY a.account_no FOR NO KEY UPDATE;\n",
         "",
@@ -210,14 +212,14 @@ GUARDS: tuple[Guard, ...] = (
     ),
     Guard(
         "refusal_record",
-        BATCHES,
+        ACCOUNTS,
         "p_key_scopes, p_key_names, p_is_repeated);",
         "p_key_scopes, p_key_names, false);",
         DECIDE,
     ),
     Guard(
         "claim_before_deciding",
-        BATCHES,
+        ACCOUNTS,
         "v_duplicates := claim_keys_v1(accepted_seq, p_account_nos, p_key_items, p_key_scopes,"
         " p_key_names);",
         "v_duplicates := '{}';",
@@ -315,4 +317,5 @@ GUARDS: tuple[Guard, ...] = (
         "tests/failure/test_reservations.py",
     ),
     *PART_GUARDS,
+    *ACCOUNT_GUARDS,
 )

@@ -1,6 +1,7 @@
 """The guards of parts: all or none of a batch, and one key that remembers what was answered."""
 
 from tests.mutations.guard import (
+    ACCOUNTS,
     BATCHES,
     BULK,
     LUA_MONEY,
@@ -28,7 +29,7 @@ PART_GUARDS = (
     ),
     Guard(
         "refusal_record_of_a_part",
-        BATCHES,
+        ACCOUNTS,
         "p_key_scopes, p_key_names, p_is_repeated);",
         "p_key_scopes, p_key_names, false);",
         SQL_PARTS,
@@ -44,7 +45,7 @@ PART_GUARDS = (
     ),
     Guard(
         "part_key_before_deciding",
-        BATCHES,
+        ACCOUNTS,
         "    IF NOT claim_request_v1(accepted_seq, p_request_scope, p_request_key,"
         " p_request_name, p_request_digest) THEN\n"
         "        PERFORM undo_batch_v1(",
@@ -61,7 +62,7 @@ PART_GUARDS = (
     ),
     Guard(
         "duplicate_undoes_decision",
-        BATCHES,
+        ACCOUNTS,
         "p_key_names, false);\n        outcome := 'duplicate';\n        RETURN;",
         "p_key_names, true);\n        outcome := 'duplicate';\n        RETURN;",
         SQL_PARTS,
@@ -89,7 +90,7 @@ PART_GUARDS = (
     ),
     Guard(
         "atomic_decision",
-        BATCHES,
+        ACCOUNTS,
         "CASE WHEN p_extent = 'all' AND v_left_out <> '{}' THEN 'refused'",
         "CASE WHEN false THEN 'refused'",
         SQL_PARTS,
@@ -110,7 +111,7 @@ PART_GUARDS = (
     ),
     Guard(
         "decided_refusals_in_the_same_commit",
-        BATCHES,
+        ACCOUNTS,
         "refusals = p_refusals::jsonb || (",
         "refusals = p_refusals::jsonb || NULLIF(p_refusals::jsonb, p_refusals::jsonb) || (",
         SQL_PARTS,

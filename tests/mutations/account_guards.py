@@ -1,0 +1,125 @@
+"""The guards of changes: stopped and drained, decided once, seen everywhere."""
+
+from tests.mutations.guard import (
+    ACCOUNTS,
+    CHANGES,
+    LUA_STOPS,
+    SQL_CHANGES,
+    Guard,
+)
+
+ACCOUNT_GUARDS = (
+    Guard(
+        "drained_before_it_is_decided",
+        "app/ledger/changes.py",
+        "if holders == {one.attempt_id}:",
+        "if holders:",
+        CHANGES,
+    ),
+    Guard(
+        "stop_is_seen_by_admit",
+        "lua/admit.lua",
+        "local why = stop ~= '' and stopped(stop, change_high < 0)",
+        "local why = nil",
+        LUA_STOPS,
+    ),
+    Guard(
+        "a_change_under_way_is_seen_by_admit",
+        "lua/admit.lua",
+        ", changing = 'account_changing'}",
+        "}",
+        CHANGES,
+    ),
+    Guard(
+        "reload_only_where_changing",
+        "lua/reload.lua",
+        "if not before then return 'done' end\n",
+        "before = before or ''\n",
+        LUA_STOPS,
+    ),
+    Guard(
+        "one_change_at_a_time",
+        "lua/stop.lua",
+        "elseif holder and holder ~= attempt then",
+        "elseif false then",
+        LUA_STOPS,
+    ),
+    Guard(
+        "loads_bring_the_stop",
+        "lua/load.lua",
+        "'stop', ARGV[first + 5])",
+        "'stop', '')",
+        CHANGES,
+    ),
+    Guard(
+        "void_before_undo",
+        "app/ledger/reaper.py",
+        "if await self._store.void_change(record.attempt_id) is Changed.CHANGED:",
+        "if False:",
+        CHANGES,
+    ),
+    Guard(
+        "only_what_was_changed_is_shown",
+        "app/ledger/reaper.py",
+        "is Changed.CHANGED:",
+        "is not Changed.VOID:",
+        CHANGES,
+    ),
+    Guard(
+        "a_void_change_changes_nothing",
+        ACCOUNTS,
+        "    IF NOT v_is_first THEN\n",
+        "    IF NOT v_is_first AND NOT EXISTS (SELECT FROM account_changes c\n"
+        "            WHERE c.attempt_id = p_attempt_id AND c.outcome = 'void') THEN\n",
+        SQL_CHANGES,
+    ),
+    Guard(
+        "what_redis_has_is_compared",
+        ACCOUNTS,
+        "        WHEN p_available_minor <> balance_minor + limit_minor THEN 'differs'\n",
+        "",
+        CHANGES,
+    ),
+    Guard(
+        "changes_are_fenced",
+        ACCOUNTS,
+        "    IF epoch_rules_v1(p_shard, p_epoch, p_word, p_mode)\n       AND (",
+        "    IF (",
+        SQL_CHANGES,
+    ),
+    Guard(
+        "older_processes_decide_no_more",
+        ACCOUNTS,
+        "s.protocol_version >= 4",
+        "true",
+        SQL_CHANGES,
+    ),
+    Guard(
+        "limits_of_entries_that_are_pending",
+        ACCOUNTS,
+        "greatest(0, least(v_debit - v_settled,",
+        "greatest(0, least(0,",
+        SQL_CHANGES,
+    ),
+    Guard(
+        "frozen_is_seen_by_postgres",
+        ACCOUNTS,
+        "ELSIF v_account.stop IN ('all', CASE WHEN v_change < 0 THEN 'debit' ELSE 'credit' END)",
+        "ELSIF false",
+        SQL_CHANGES,
+    ),
+    Guard(
+        "changes_lock_their_row",
+        ACCOUNTS,
+        "AND a.kind = 'customer' FOR NO KEY UPDATE;",
+        "AND a.kind = 'customer';",
+        SQL_CHANGES,
+    ),
+    Guard(
+        "a_stop_for_nobody_is_found",
+        "app/ledger/compare.py",
+        "return words[0] == CHANGING and words[1] in changes",
+        "return words[0] == CHANGING",
+        CHANGES,
+    ),
+)
