@@ -20,7 +20,8 @@ from app.errors import RedisUnavailable, UnusableRedis
 
 SENTINEL_SCHEME = "redis+sentinel://"
 _SENTINEL_SPARE = 16
-REDIS_ERRORS = (RedisError, OSError, asyncio.TimeoutError)
+# RuntimeError is how uvloop says that a transport is closed already; the library passes it on.
+REDIS_ERRORS = (RedisError, OSError, asyncio.TimeoutError, RuntimeError)
 
 
 class RedisIdentity(NamedTuple):

@@ -7,6 +7,7 @@ import pytest
 
 from app import errors, limits
 from app.bootstrap import Services, WorkerServices
+from app.ledger.changes import AccountChanges
 from app.ledger.codes import Frozen, Mode
 from app.ledger.model import Acceptance, AccountChange
 from app.ledger.reaper import ReapedCount
@@ -601,11 +602,22 @@ async def test_more_changes_than_may_be_under_way_are_refused_at_once(
 
 
 async def test_a_caller_that_goes_away_leaves_no_account_stopped(
-    services: Services, open_account: OpenAccount, redis_client: Any
+    services: Services,
+    open_account: OpenAccount,
+    redis_client: Any,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     await open_account("A", "10.00")
+    may_go_on, drained = asyncio.Event(), AccountChanges._drained
+
+    async def held(changes: AccountChanges, one: Any) -> int:
+        await may_go_on.wait()
+        return await drained(changes, one)
+
+    monkeypatch.setattr(AccountChanges, "_drained", held)
     call = asyncio.create_task(frozen(services))
     await eventually(lambda: is_stopped(redis_client))
     call.cancel()
+    may_go_on.set()
     await eventually(lambda: stop_of(redis_client) == "debit")
     assert changes_left(redis_client) == 0

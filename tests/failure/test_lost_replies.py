@@ -10,12 +10,13 @@ import asyncpg
 import pytest
 
 from app import errors
-from app.bootstrap import open_services
+from app.bootstrap import Services, open_services
 from app.infra.embedded import EmbeddedPostgres
 from app.infra.redis import REDIS_ERRORS
+from app.infra.scripts import LuaScripts
 from app.ledger.model import Acceptance
 from app.settings import Settings
-from tests.conftest import eventually
+from tests.conftest import OpenAccount, eventually
 from tests.failure.conftest import (
     Behind,
     account_fields,
@@ -264,3 +265,22 @@ async def test_the_confirm_of_another_attempt_holds_nobody_up(
     await eventually(told)
     await eventually(lambda: not records(redis_client))
     assert redis_client.hmget(key, "available", "incoming") == ["1000", "0"]
+
+
+async def test_a_connection_that_closes_while_it_is_made_is_a_lost_one(
+    services: Services, open_account: OpenAccount, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The loop then says so by an error that Redis's client does not know."""
+    await open_account("A", "10.00")
+    call, failed = LuaScripts.call, []
+
+    async def closed_at_first(scripts: LuaScripts, name: str, keys: Any, arguments: Any) -> Any:
+        if name == "admit" and not failed:
+            failed.append(name)
+            raise RuntimeError("unable to perform operation; the handler is closed")
+        return await call(scripts, name, keys, arguments)
+
+    monkeypatch.setattr(LuaScripts, "call", closed_at_first)
+    accepted = await services.ledger.post_transaction(request("A", "1"))
+    assert failed
+    assert not accepted.replayed
