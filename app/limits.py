@@ -23,6 +23,8 @@ BODY_BYTES_MAX: Final = 32 * 1024
 TEST_BODY_BYTES_MAX: Final = 1024 * 1024
 BODY_READ_S: Final = 10.0
 PLAIN_HEAD_BYTES_MAX: Final = 4_096
+PLAIN_LINE_BYTES_MAX: Final = 512
+HOST_BYTES_MAX: Final = 255
 REQUEST_ID_LENGTH_MAX: Final = 64
 REQUEST_ITEMS_MAX: Final = 8_000
 # Where a request with one key is cut: part of what is stored, so it may never change.
@@ -40,6 +42,7 @@ QUEUE_ITEMS_MAX: Final = 65_536
 ADMIT_ROUNDS_MAX: Final = 8
 REDIS_SENDS_MAX: Final = 3
 ACCOUNT_CACHE_ITEMS_MAX: Final = 200_000
+ACCOUNT_LOOK_UP_ITEMS_MAX: Final = 1_000
 
 # Changes of accounts: how long one waits for another, and for what is in flight on the account; how
 # many are under way in a process; how many accounts a page of the list looks at, found or not.

@@ -39,18 +39,24 @@ _PATH = TRANSACTION_PATH.encode()
 _ACCEPTED = STATUS_LINE[201] + b"content-type: application/json\r\n"
 _REPLAYED = _ACCEPTED + b"idempotency-replayed: true\r\n"
 _PROBLEM = f"content-type: {PROBLEM_TYPE}\r\n".encode()
-_PLAIN_HOST = re.compile(rb"[0-9A-Za-z._:\[\]-]{0,255}")
+_PLAIN_HOST = re.compile(rb"[0-9A-Za-z._:\[\]-]*")
 _CLOSES = b"connection: close\r\n"
 _HOT_LINE = b"POST " + _PATH + b" HTTP/1.1\r\n"
 _HEADER = re.compile(rb"([!#-'*+.^_`|~0-9A-Za-z-]+): ?([\x21-\x7e](?:[\x20-\x7e]*[\x21-\x7e])?)")
 # With these a request is framed, ended or answered in another way, or may be.
-_UNUSUAL = frozenset((b"transfer-encoding", b"expect", b"upgrade", b"te", b"trailer"))
+_UNUSUAL = frozenset(
+    (b"transfer-encoding", b"expect", b"upgrade", b"te", b"trailer", b"proxy-connection")
+)
 _log = logging.getLogger(__name__)
 
 
-@lru_cache(maxsize=1_024)
 def _is_plain_host(host: bytes) -> bool:
     """Tell whether the router, which refuses some hosts, takes this one for sure."""
+    return len(host) <= limits.HOST_BYTES_MAX and _has_plain_form(host)
+
+
+@lru_cache(maxsize=1_024)
+def _has_plain_form(host: bytes) -> bool:
     return _PLAIN_HOST.fullmatch(host) is not None
 
 
@@ -67,19 +73,20 @@ def whole_request(data: bytes) -> tuple[dict[bytes, bytes], bytes] | None:
 
     None says nothing about the data: the parser is to read it.
     """
-    if not data.startswith(_HOT_LINE):
+    first = len(_HOT_LINE)
+    # The line's own end may be the first half of it.
+    end = data.find(b"\r\n\r\n", first - 2, limits.PLAIN_HEAD_BYTES_MAX)
+    if end < first or not data.startswith(_HOT_LINE):
         return None
-    head, _, body = data.partition(b"\r\n\r\n")
-    lines = head[len(_HOT_LINE) :].split(b"\r\n")
+    lines, body = data[first:end].split(b"\r\n"), data[end + 4 :]
     headers: dict[bytes, bytes] = {}
     for line in lines:
-        header = _header(line)
+        header = _header(line) if len(line) <= limits.PLAIN_LINE_BYTES_MAX else None
         if header is None:
             return None
         headers[header[0]] = header[1]
     is_plain = (
         len(headers) == len(lines)
-        and len(head) <= limits.PLAIN_HEAD_BYTES_MAX
         and headers.get(b"content-length") == b"%d" % len(body)
         and headers.get(b"connection", b"keep-alive").lower() == b"keep-alive"
         and _UNUSUAL.isdisjoint(headers)

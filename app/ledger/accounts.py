@@ -23,7 +23,7 @@ class KnownAccounts:
 
     Nothing is remembered of another one: a restored PostgreSQL may have given its numbers to other
     accounts. Accounts that are not known are looked up together: what is asked for while one read
-    is under way goes with the next, which begins after it was asked for.
+    is under way goes with the next, which begins after it was asked for. Many go by themselves.
     """
 
     def __init__(self, store: LedgerStore, mode: ModeKeeper) -> None:
@@ -54,13 +54,15 @@ class KnownAccounts:
         found = {each: remembered[each] for each in account_ids if each in remembered}
         missing = [account_id for account_id in account_ids if account_id not in found]
         if missing:
-            read = await self._look_up(missing)
+            is_shared = len(missing) <= limits.ACCOUNT_LOOK_UP_ITEMS_MAX // 2
+            read = await (self._look_up(missing) if is_shared else self._look_up_alone(missing))
             found |= {each: read[each] for each in missing if each in read}
         return found
 
     async def _look_up(self, account_ids: Collection[str]) -> dict[str, Account]:
         waiting = self._look_ups
-        if not waiting or len(waiting[-1].wanted) + len(account_ids) > limits.REQUEST_ITEMS_MAX:
+        most = limits.ACCOUNT_LOOK_UP_ITEMS_MAX
+        if not waiting or len(waiting[-1].wanted) + len(account_ids) > most:
             waiting.append(_LookUp())
         look_up = waiting[-1]
         look_up.wanted.update(account_ids)
@@ -72,16 +74,22 @@ class KnownAccounts:
         """Read what is waited for, until nothing is."""
         try:
             while self._look_ups:
-                look_up, remembered = self._look_ups.popleft(), self._accounts
+                look_up = self._look_ups.popleft()
                 try:
-                    found = await self._store.accounts(list(look_up.wanted))
+                    look_up.found.set_result(await self._look_up_alone(look_up.wanted))
                 except Exception as exc:
                     look_up.found.set_exception(exc)
-                    continue
-                for account_id, account in found.items():
-                    if len(remembered) >= limits.ACCOUNT_CACHE_ITEMS_MAX:
-                        remembered.pop(next(iter(remembered)))
-                    remembered[account_id] = account
-                look_up.found.set_result(found)
+                except BaseException:
+                    look_up.found.cancel()
+                    raise
         finally:
             self._reading = None
+
+    async def _look_up_alone(self, account_ids: Collection[str]) -> dict[str, Account]:
+        remembered = self._accounts
+        found = await self._store.accounts(list(account_ids))
+        for account_id, account in found.items():
+            if len(remembered) >= limits.ACCOUNT_CACHE_ITEMS_MAX and account_id not in remembered:
+                remembered.pop(next(iter(remembered)))
+            remembered[account_id] = account
+        return found

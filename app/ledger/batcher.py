@@ -60,6 +60,7 @@ class Batcher:
         self._idle: list[tuple[Slot, asyncio.Future[bool]]] = []
         self._tasks: list[asyncio.Task[None]] = []
         self._busy_count = 0
+        self._gathered_count = 0
         self._begun_at = 0.0
         self._stopping = False
 
@@ -154,9 +155,12 @@ class Batcher:
     @property
     def _is_worth_a_batch(self) -> bool:
         """Tell whether what waits is to go at once: a batch costs the same for one item as for ten,
-        so a few of them wait for the one in flight, unless that one is slow.
+        so a few of them wait for the one in flight, unless that one is slow. A part goes alone, so
+        it waits for nothing, and nothing for it.
         """
-        if not self._busy_count or self._queued_items >= _BESIDE_ITEMS:
+        if not self._gathered_count or self._queued_items >= _BESIDE_ITEMS:
+            return True
+        if isinstance(self._queue[0], Part):
             return True
         return asyncio.get_running_loop().time() - self._begun_at > _BESIDE_S
 
@@ -176,8 +180,11 @@ class Batcher:
                 self._idle.append((slot, idle))
                 is_to_finish = await idle
             batch = self._take()
+            is_gathered = isinstance(batch, list) and bool(batch)
             self._busy_count += 1
-            self._begun_at = asyncio.get_running_loop().time()
+            self._gathered_count += is_gathered
+            if is_gathered:
+                self._begun_at = asyncio.get_running_loop().time()
             if batch and self._queue and self._is_worth_a_batch:
                 self._wake_one()
             try:
@@ -187,6 +194,7 @@ class Batcher:
                     await self._finish(slot)
             finally:
                 self._busy_count -= 1
+                self._gathered_count -= is_gathered
 
     def _take(self) -> list[Item] | Part:
         """Take what has arrived; requests nobody waits for and late ones stay behind."""

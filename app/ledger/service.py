@@ -1,6 +1,8 @@
 """The ledger's use cases, one method each. What HTTP, workers and later rooms may call."""
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from uuid import UUID
 
 from app import errors, limits
@@ -71,10 +73,11 @@ class LedgerService:
     async def post_transaction(self, request: TransactionRequest) -> Acceptance:
         """Debit or credit an account: durable when this returns, or refused with an error."""
         self._check(request)
-        postgres = self._accounts.current_postgres()
-        account = await self._account(request.account_id)
+        postgres, deadline = self._accounts.current_postgres(), self._deadline()
+        async with _answered_by(deadline):
+            account = await self._account(request.account_id)
         future = self._loop.create_future()
-        return await self._batcher.begin(Item(request, account, self._deadline(), future, postgres))
+        return await self._batcher.begin(Item(request, account, deadline, future, postgres))
 
     def begin_transaction(self, request: TransactionRequest) -> "asyncio.Future[Acceptance]":
         """Start what `post_transaction` does; raises at once what can be refused at once.
@@ -99,9 +102,10 @@ class LedgerService:
         if self._settings.http.require_idempotency_key and idempotency_key is None:
             asked = [_named(request) for request in asked]
         bulk = BulkRequest(asked, idempotency_key, atomic=atomic)
-        postgres = self._accounts.current_postgres()
-        accounts = await self._accounts.find(bulk.account_ids)
-        bulk.make_items(accounts, self._deadline(), postgres)
+        postgres, deadline = self._accounts.current_postgres(), self._deadline()
+        async with _answered_by(deadline):
+            accounts = await self._accounts.find(bulk.account_ids)
+        bulk.make_items(accounts, deadline, postgres)
         return await bulk.answer(self._batcher)
 
     def _check(self, request: TransactionRequest) -> None:
@@ -249,6 +253,16 @@ class LedgerService:
     async def health(self) -> LedgerHealth:
         """Ask every part how it is; bounded by the parts' own time-outs."""
         return await self._health.ask()
+
+
+@asynccontextmanager
+async def _answered_by(deadline: float) -> AsyncIterator[None]:
+    """Wait for accounts no longer than a client does; `deadline` is in loop time."""
+    try:
+        async with asyncio.timeout_at(deadline):
+            yield
+    except TimeoutError as exc:
+        raise errors.PostgresUnavailable("The account could not be looked up in time.") from exc
 
 
 def _named(

@@ -310,6 +310,13 @@ GUARDS: tuple[Guard, ...] = (
         TELLING,
     ),
     Guard(
+        "whole_requests_have_their_end",
+        "app/api/fast_lane.py",
+        "if end < first or not data.startswith(_HOT_LINE):",
+        "end = end if end > 0 else len(data)\n    if not data.startswith(_HOT_LINE):",
+        "tests/unit/test_whole_requests.py",
+    ),
+    Guard(
         "told_only_when_heard",
         "app/ledger/admission.py",
         "if call_word in (Script.DONE, Script.UNLOADED):",

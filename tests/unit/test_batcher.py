@@ -10,9 +10,10 @@ from app.kit.money import parse_amount
 from app.ledger import batcher as batcher_module
 from app.ledger.admission import Slot
 from app.ledger.batcher import Batcher
-from app.ledger.codes import Direction
+from app.ledger.codes import Direction, Extent
 from app.ledger.item import Item
 from app.ledger.model import Account, TransactionRequest
+from app.ledger.part import Part
 from tests.conftest import eventually
 
 FEW = batcher_module._BESIDE_ITEMS - 1
@@ -31,6 +32,18 @@ class Carrier:
         for item in items:
             item.accept(cast("Any", None), replayed=False)
         return []
+
+    async def carry_part(self, _slot: Slot, part: Part) -> bool:
+        self.sizes.append(len(part.items))
+        await self.may_end.wait()
+        for item in part.items:
+            item.accept(cast("Any", None), replayed=False)
+        return True
+
+
+def part() -> Part:
+    future = asyncio.get_running_loop().create_future()
+    return Part(dict(enumerate(items(2))), future, extent=Extent.ALL)
 
 
 def items(count: int) -> list[Item]:
@@ -53,9 +66,8 @@ async def batcher(carrier: Carrier) -> AsyncIterator[Batcher]:
     async def nothing_left(_slot: Slot) -> None:
         pass
 
-    made = Batcher(
-        carrier.carry, cast("Any", None), nothing_left, ["1.0", "1.1", "1.2"], 1_000, 4_096
-    )
+    slots = ["1.0", "1.1", "1.2"]
+    made = Batcher(carrier.carry, carrier.carry_part, nothing_left, slots, 1_000, 4_096)
     made.start()
     await asyncio.sleep(0)
     yield made
@@ -89,6 +101,25 @@ async def test_many_go_beside_the_batch_in_flight(batcher: Batcher, carrier: Car
     for item in items(FEW + 1):
         batcher.begin(item)
     await eventually(lambda: carrier.sizes == [1, FEW + 1])
+
+
+@pytest.mark.usefixtures("patient")
+async def test_a_part_waits_for_no_batch_and_none_for_it(
+    batcher: Batcher, carrier: Carrier
+) -> None:
+    """It goes alone, whatever else is there."""
+    batcher.begin(items(1)[0])
+    await eventually(lambda: carrier.sizes == [1])
+    batcher.begin_all([part()])
+    await eventually(lambda: carrier.sizes == [1, 2])
+
+
+@pytest.mark.usefixtures("patient")
+async def test_a_few_do_not_wait_for_a_part(batcher: Batcher, carrier: Carrier) -> None:
+    batcher.begin_all([part()])
+    await eventually(lambda: carrier.sizes == [2])
+    batcher.begin(items(1)[0])
+    await eventually(lambda: carrier.sizes == [2, 1])
 
 
 async def test_a_few_do_not_wait_for_a_batch_that_is_slow(

@@ -87,15 +87,37 @@ async def test_who_goes_away_takes_the_answer_from_nobody() -> None:
         await leaving
 
 
-async def test_a_read_is_bounded() -> None:
+async def test_a_shared_read_is_bounded() -> None:
     store = Store()
     accounts = known(store)
-    many = [{f"{half}{number}" for number in range(limits.REQUEST_ITEMS_MAX)} for half in "ab"]
-    tasks = await started(accounts, {"A"}, *many)
+    half = limits.ACCOUNT_LOOK_UP_ITEMS_MAX // 2
+    many = [{f"{part}{number}" for number in range(half)} for part in "abc"]
+    tasks = await started(accounts, {"A"})
+    tasks += await started(accounts, *many)
     for _ in range(3):
         store.may_answer.release()
     await asyncio.gather(*tasks)
-    assert [len(asked) for asked in store.asked] == [1, *[limits.REQUEST_ITEMS_MAX] * 2]
+    assert [len(asked) for asked in store.asked] == [1, 2 * half, half]
+
+
+async def test_many_are_read_by_themselves_and_nobody_waits_for_them() -> None:
+    store = Store()
+    accounts = known(store)
+    many = {f"{number}" for number in range(limits.REQUEST_ITEMS_MAX)}
+    tasks = await started(accounts, many, many, {"A"})
+    assert [len(asked) for asked in store.asked] == [len(many), len(many), 1]
+    for _ in tasks:
+        store.may_answer.release()
+    assert [len(await task) for task in tasks] == [len(many), len(many), 1]
+
+
+async def test_a_read_that_is_cancelled_leaves_nobody_waiting() -> None:
+    store = Store()
+    accounts = known(store)
+    (waiting,) = await started(accounts, {"A"})
+    cast("Any", accounts)._reading.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await asyncio.wait_for(waiting, 5)
 
 
 async def test_another_postgres_makes_what_was_known_unknown() -> None:

@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app import limits
+from app.api import fast_lane
 from app.api.fast_lane import whole_request
 
 LINE = b"POST /api/v1/transaction HTTP/1.1\r\n"
@@ -57,6 +58,27 @@ def test_a_plain_request_is_read() -> None:
     assert headers[b"x-request-id"] == b"a b"
 
 
+@pytest.mark.parametrize("body", [BODY, b""])
+def test_what_has_not_come_whole_is_not_read(body: bytes) -> None:
+    """Cut inside a header, what follows would be taken for another request."""
+    length = b"Content-Length: %d" % len(body)
+    for headers in ((length,), (length, *HEADERS[:3]), (*HEADERS[:3], length), HEADERS[:2]):
+        whole = request(*headers, b"X-Note: abcGET / HTTP/1.1", body=body)
+        assert all(whole_request(whole[:end]) is None for end in range(len(whole)))
+
+
+def test_what_is_remembered_of_headers_is_bounded() -> None:
+    """Line by line, whatever a client sends: none is looked at that is long or far behind."""
+    fast_lane._header.cache_clear()
+    fast_lane._has_plain_form.cache_clear()
+    far = [b"X-%d: a" % number for number in range(limits.PLAIN_HEAD_BYTES_MAX // 6)]
+    for odd in (b"X: " + b"a" * limits.PLAIN_LINE_BYTES_MAX, b"\r\n".join(far)):
+        assert whole_request(request(odd, *HEADERS)) is None
+    assert fast_lane._header.cache_info().currsize == 0
+    assert not fast_lane._is_plain_host(b"a" * (limits.HOST_BYTES_MAX + 1))
+    assert fast_lane._has_plain_form.cache_info().currsize == 0
+
+
 # Pieces that requests are made of, and pieces that make readers differ.
 ODD_LINES = (
     b"Content-Length: 46",
@@ -67,6 +89,7 @@ ODD_LINES = (
     b"Transfer-Encoding: chunked",
     b"Connection: close",
     b"Connection: keep-alive",
+    b"Proxy-Connection: close",
     b"Upgrade: h2c",
     b"Expect: 100-continue",
     b"X: a\r\n b",
@@ -127,6 +150,7 @@ def test_what_is_read_is_what_the_parser_reads(data: bytes) -> None:
         request(*HEADERS) + b"G",
         request(*HEADERS) * 2,
         request(*HEADERS, b"Connection: close"),
+        request(*HEADERS, b"Proxy-Connection: close"),
         request(*HEADERS, b"Transfer-Encoding: chunked"),
         request(*HEADERS, b"Expect: 100-continue"),
         request(*HEADERS, b"Content-Length: 46"),
