@@ -45,7 +45,7 @@ _decode_account = msgspec.json.Decoder(AccountBody)
 _decode_change = msgspec.json.Decoder(AccountChangeBody)
 _ETAG = re.compile(r'(?:W/)?"[\x21\x23-\x7e]*"', re.ASCII)
 _ETAGS = re.compile(rf"\s*{_ETAG.pattern}(?:\s*,\s*{_ETAG.pattern})*\s*", re.ASCII)
-_OWN_ETAG = re.compile(r'"([0-9]{1,18})"', re.ASCII)
+_OWN_ETAG = re.compile(r'"([1-9][0-9]{0,17})"', re.ASCII)
 _NUMBER = re.compile(r"[0-9]{1,9}", re.ASCII)
 _ETAGS_LENGTH_MAX = 1_000
 

@@ -1,5 +1,7 @@
 """What PostgreSQL is asked about changing and listing accounts."""
 
+import msgspec
+
 from app import limits
 from app.ledger.codes import Changed
 from app.ledger.mode import Ruling
@@ -65,3 +67,16 @@ async def read_accounts(
     if len(found) > limit:
         return found[:limit], found[limit - 1].account.account_no
     return found, rows[0]["ended_at"]
+
+
+async def read_first_rules(
+    store: LedgerStore, account_id: str
+) -> tuple[int, dict[str, str]] | None:
+    """Read the limit in minor units and the metadata an account was opened with; None where they
+    were never changed.
+    """
+    rows = await store.fetch_sql(QUERIES["first_rules"], account_id)
+    if not rows:
+        return None
+    rules = msgspec.json.decode(rows[0]["before"])
+    return rules["credit_limit_minor"], rules["metadata"]

@@ -22,7 +22,8 @@ _BULK_SHARE = 75
 _BESIDE_ITEMS = 32
 _BESIDE_S = 0.005
 _SWEEP_S = 0.1
-_POSTPONE_S = 0.02
+_POSTPONE_LONGEST_S = 0.16
+_STOP_POLL_S = 0.02
 _STOP_S = 6.0
 _CANCELS_MAX = 3
 _CANCEL_WAIT_S = 0.5
@@ -91,7 +92,7 @@ class Batcher:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + _STOP_S
         while self._has_work and loop.time() < deadline:  # noqa: ASYNC110
-            await asyncio.sleep(_POSTPONE_S)
+            await asyncio.sleep(_STOP_POLL_S)
         pending = set(self._tasks)
         for _ in range(_CANCELS_MAX):
             for task in pending:
@@ -239,7 +240,8 @@ class Batcher:
                 self._let_go(item)
         for item in waiting:
             self._held_count += item.weight
-            asyncio.get_running_loop().call_later(_POSTPONE_S, self._again, item)
+            asyncio.get_running_loop().call_later(item.pause_s, self._again, item)
+            item.pause_s = min(2 * item.pause_s, _POSTPONE_LONGEST_S)
 
     def _again(self, item: Item | Part) -> None:
         """Queue an item once more that another process is deciding, or whose account is being

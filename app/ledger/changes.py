@@ -17,6 +17,7 @@ from app.kit.money import decimal_text, minor_units
 from app.ledger.account_store import send_change
 from app.ledger.admission import CHANGING, Admission, Fenced, LostData, Slot
 from app.ledger.codes import Changed, Inspected, Mode
+from app.ledger.flights import FlightRecord
 from app.ledger.keys import account_key
 from app.ledger.mode import ModeKeeper, Ruling
 from app.ledger.model import AccountChange, AccountDetails
@@ -112,7 +113,10 @@ class AccountChanges:
     async def _in_postgres(self, one: "_Change") -> AccountDetails:
         """Let PostgreSQL decide under the lock of the account's row."""
         await self._learn(one, await self._decide(one, None))
-        return await self._read(one.account_id)
+        try:
+            return await self._read(one.account_id)
+        except errors.PostgresUnavailable as exc:
+            raise errors.ChangeOutcomeUnknown from exc
 
     async def _in_redis(self, one: "_Change") -> AccountDetails:
         """Take a change through one attempt. Whatever it raises, the account is let go, except
@@ -155,7 +159,7 @@ class AccountChanges:
                 raise LostData
             if not fields.get("stop", "").startswith(f"{CHANGING} {one.attempt_id} "):
                 raise _Undone
-            holders = {record.attempt_id for record in records if key in record.keys}
+            holders = {record.attempt_id for record in records if _holds(record, one, key)}
             if one.attempt_id not in holders:
                 raise LostData
             if holders == {one.attempt_id}:
@@ -177,12 +181,12 @@ class AccountChanges:
         """Have PostgreSQL decide, sending the same attempt again until its outcome is known.
 
         Raises `ChangeOutcomeUnknown` past the deadline when any sending may have been executed,
-        `PostgresUnavailable` when none can have been.
+        `PostgresUnavailable` or, where others had the row, `AccountBusy` when none can have been.
         """
         loop, pause, unsure = asyncio.get_running_loop(), _PAUSE_S, False
         while True:
             try:
-                return await send_change(
+                outcome = await send_change(
                     self._store,
                     one.ruling,
                     one.attempt_id,
@@ -191,8 +195,11 @@ class AccountChanges:
                     one.limit_minor,
                     available_minor,
                 )
+                if outcome.word is not Changed.BUSY:
+                    return outcome
+                failure: Exception = errors.AccountBusy()
             except errors.PostgresUnavailable as exc:
-                failure: Exception = exc
+                failure = exc
             except errors.InvariantViolation as exc:
                 if not unsure:
                     raise
@@ -202,6 +209,8 @@ class AccountChanges:
             if loop.time() + pause >= one.deadline:
                 if unsure:
                     raise errors.ChangeOutcomeUnknown from failure
+                if isinstance(failure, errors.AccountBusy):
+                    raise failure
                 raise errors.PostgresUnavailable from failure
             await asyncio.sleep(pause)
             pause = min(pause * 2, _PAUSE_LONGEST_S)
@@ -293,6 +302,17 @@ class _Change:
             ),
         }
         return refusals[outcome.word]
+
+
+def _holds(record: FlightRecord, one: _Change, key: str) -> bool:
+    """Tell whether an attempt has something of an account in flight, or changes it.
+
+    One that was refused all it asked of the account names it as well, and may be asked again and
+    again while it waits for the change.
+    """
+    if record.is_change:
+        return key in record.keys
+    return any(flight.account_id == one.account_id for flight in record.flights)
 
 
 def _limit_minor(before: AccountDetails, change: AccountChange) -> int | None:

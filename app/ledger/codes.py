@@ -125,6 +125,7 @@ class Changed(StrEnum):
     FENCED = "fenced"
     VOID = "void"
     DIFFERS = "differs"
+    BUSY = "busy"
     ACCOUNT_NOT_FOUND = "account_not_found"
     PRECONDITION_FAILED = "precondition_failed"
     ACCOUNT_CLOSED = "account_closed"

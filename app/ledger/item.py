@@ -9,6 +9,8 @@ from app.ledger.codes import Direction
 from app.ledger.model import Acceptance, Account, Identity, Transaction, TransactionRequest
 
 _NO_NAME = "-"
+# What must wait for others is tried again after so long, the first time.
+PAUSE_S = 0.02
 _CREDIT = Direction.CREDIT
 
 
@@ -49,6 +51,7 @@ class Item:
         "identities",
         "look_up_first",
         "name",
+        "pause_s",
         "postgres",
         "request",
         "tally",
@@ -76,6 +79,7 @@ class Item:
         self.deadline = deadline
         self.postgres = postgres
         self.look_up_first = False
+        self.pause_s = PAUSE_S
         self.future = future
         self.tally: Tally | None = None
 

@@ -8,7 +8,7 @@ from collections.abc import Collection, Mapping, Sequence
 from app import errors
 from app.ledger.answers import JournaledBatch, fail, stored_refusal
 from app.ledger.codes import Extent, Mode
-from app.ledger.item import Item, Tally
+from app.ledger.item import PAUSE_S, Item, Tally
 from app.ledger.model import Identity, StoredPart, Transaction
 from app.ledger.outcomes import Claim
 from app.ledger.store import encode_json
@@ -51,6 +51,7 @@ class Part:
         self.weight = len(self.items)
         self.look_up_first = False
         self.waits_for_account = False
+        self.pause_s = PAUSE_S
         self.tellings = 0
         self.not_found_before: list[int] = []
         self.future = future

@@ -117,7 +117,8 @@ class PartPipeline:
                 raise errors.PostgresUnavailable("The accounts must be looked up again.")
             if any(decision.word is Refused.ACCOUNT_CHANGING for _, decision in refused):
                 await self._pipeline.release(slot, ruling, attempt)
-                part.look_up_first, part.waits_for_account = False, True
+                part.waits_for_account = True
+                part.look_up_first = part.is_among(admittance.others)
                 return True
             if await self._was_untold(slot, ruling, part, refused):
                 await self._pipeline.release(slot, ruling, attempt)

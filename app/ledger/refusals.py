@@ -75,8 +75,8 @@ class Refusals:
                 if not rules or (is_short and item.account.account_id in credited):
                     again.append(item)
                 elif decision.word is Refused.ACCOUNT_CHANGING:
-                    # It was looked up just now, and waits for the account, not for a repetition.
-                    item.look_up_first = False
+                    # It was looked up just now, and waits for the account if for nothing else.
+                    item.look_up_first = item in in_flight
                     waiting.append(item)
                 elif item in in_flight:
                     item.look_up_first = True

@@ -9,7 +9,7 @@ from app import errors, limits
 from app.kit.cursor import decode_cursor, encode_cursor
 from app.kit.ids import AttemptNumbers, EntryPosition, assigned_position
 from app.kit.money import decimal_text, parse_amount
-from app.ledger.account_store import read_accounts
+from app.ledger.account_store import read_accounts, read_first_rules
 from app.ledger.accounts import KnownAccounts
 from app.ledger.batcher import Batcher
 from app.ledger.bulk import Answered, Asked, BulkRequest
@@ -195,10 +195,12 @@ class LedgerService:
     async def _is_same_opening(self, request: AccountRequest, details: AccountDetails) -> bool:
         identity = Identity.of_opening(request.account_id)
         opening = (await self._store.transactions_by_identity([identity])).get(identity)
+        first = await read_first_rules(self._store, request.account_id)
+        limit_minor, metadata = first or (details.credit_limit_minor, details.metadata)
         return (
             request.currency == details.account.currency
-            and request.credit_limit_minor == details.credit_limit_minor
-            and request.metadata == details.metadata
+            and request.credit_limit_minor == limit_minor
+            and request.metadata == metadata
             and request.opening_minor == (opening.change_minor if opening else 0)
         )
 

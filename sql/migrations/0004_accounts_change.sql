@@ -1,7 +1,8 @@
 -- Accounts that can be changed, frozen and closed.
 --
 -- Why: PATCH and the list of accounts. Locks: ACCESS EXCLUSIVE on accounts for an instant; no row is
--- read or rewritten. Safe while old code runs: yes. Nothing is changed before a process of protocol
+-- read or rewritten. It is waited for at most two seconds, for everybody else waits behind: run it again
+-- where a long statement has the table. Safe while old code runs: yes. Nothing is changed before a process of protocol
 -- version 4 has opened an epoch, and in that older ones neither admit nor decide.
 
 -- frozen and closed say what the account takes no more. The constraints are not checked against the
@@ -11,6 +12,7 @@
 -- under the higher limit may be pending yet, debits before the credits that made up for them, and are
 -- folded one chunk after the other: earlier_limit_minor is how far below zero that may take the settled
 -- balance. Each change sets it anew.
+SET LOCAL lock_timeout = '2s';
 ALTER TABLE accounts
     ADD COLUMN frozen text NOT NULL DEFAULT 'none',
     ADD COLUMN closed boolean NOT NULL DEFAULT false,
@@ -70,6 +72,7 @@ RETURN jsonb_build_object('credit_limit_minor', p_account.credit_limit_minor, 'f
 --           balance_limit_exceeded, account_not_found   refused
 --           differs    Redis has something else available: it lost something; nothing changed
 --           void       the attempt has a tombstone; nothing changed and never will by it
+--           busy       others have had the account's row for too long; nothing was decided
 --           fenced     another epoch rules, or one that older processes decide in; this attempt has
 --                      changed nothing and never will under this epoch
 -- balance_minor, limit_minor  the figures of the decision, the limit as it was before
@@ -105,8 +108,16 @@ BEGIN
         RETURN;
     END IF;
 
-    SELECT * INTO v_before FROM accounts a
-     WHERE a.account_id = p_account_id AND a.kind = 'customer' FOR NO KEY UPDATE;
+    BEGIN
+        -- Who waits here holds the fence: a settlement may have the row for long.
+        PERFORM set_config('lock_timeout', '100ms', true);
+        SELECT * INTO v_before FROM accounts a
+         WHERE a.account_id = p_account_id AND a.kind = 'customer' FOR NO KEY UPDATE;
+    EXCEPTION WHEN lock_not_available THEN
+        DELETE FROM account_changes c WHERE c.attempt_id = p_attempt_id;
+        outcome := 'busy';
+        RETURN;
+    END;
     -- A later statement, so that its snapshot has everything the lock was waited for.
     SELECT a.settled_minor, p.debit_minor, a.settled_minor + p.credit_minor - p.debit_minor
       INTO v_settled, v_debit, balance_minor

@@ -55,6 +55,13 @@ SELECT a.account_no, a.account_id, a.settled_minor::text, a.version::text,
   FROM accounts a LEFT JOIN pending_sums_of_v1($1) AS p USING (account_no)
  WHERE a.account_no = ANY ($1) AND a.kind = 'customer'
 
+-- name: first_rules
+-- What an account had before its first change.
+-- Params: $1 account_id text
+SELECT c.before::text
+  FROM account_changes c JOIN accounts a USING (account_no)
+ WHERE a.account_id = $1 AND c.outcome = 'changed' ORDER BY c.changed_at LIMIT 1
+
 -- name: journal_batch
 -- Journal one micro-batch or one part of a request; see journal_batch_v3. What each item has comes as one
 -- text with spaces between, which costs a client a third of what an array does.

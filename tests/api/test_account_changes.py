@@ -313,3 +313,18 @@ async def test_a_wrong_parameter_of_the_list_is_refused_by_name(
     answer = await api.get(f"/api/v1/accounts?{query}")
     assert told(answer) == (400, code)
     assert answer.json()["pointer"] == pointer
+
+
+async def test_an_opening_is_known_again_after_a_change(ledger: Any) -> None:
+    same = {"account_id": "A", "opening_balance": "100.00", "credit_limit": "10"}
+    for change in ({"metadata": {}}, {"credit_limit": "20"}):
+        assert (await changed(ledger, **change)).status_code == 200
+    again = await ledger.post("/api/v1/accounts", json={**same, "metadata": {"owner": "me"}})
+    assert (again.status_code, again.headers["idempotency-replayed"]) == (201, "true")
+    assert again.json()["credit_limit"] == "20.00"
+    other = await ledger.post("/api/v1/accounts", json=same)
+    assert told(other)[1] == "account_exists"
+
+
+async def test_an_etag_is_compared_to_the_letter(ledger: Any) -> None:
+    assert told(await changed(ledger, etag='"01"', frozen="all")) == (412, "precondition_failed")

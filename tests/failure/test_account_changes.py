@@ -3,6 +3,7 @@
 import asyncio
 from typing import Any
 
+import asyncpg
 import pytest
 
 from app import errors, limits
@@ -11,6 +12,7 @@ from app.ledger.changes import AccountChanges
 from app.ledger.codes import Frozen, Mode
 from app.ledger.model import Acceptance, AccountChange
 from app.ledger.reaper import ReapedCount
+from app.settings import Settings
 from tests.conftest import OpenAccount, eventually
 from tests.failure.changing import (
     before_its,
@@ -621,3 +623,64 @@ async def test_a_caller_that_goes_away_leaves_no_account_stopped(
     may_go_on.set()
     await eventually(lambda: stop_of(redis_client) == "debit")
     assert changes_left(redis_client) == 0
+
+
+async def test_what_was_refused_beside_others_does_not_hold_a_change_up(
+    services: Services, open_account: OpenAccount, redis_client: Any
+) -> None:
+    """What waits for an account is asked again and again, in batches that hold other accounts."""
+    for name in ("A", "B"):
+        await open_account(name, "10.00")
+    await outcomes(services, [request("A", "1"), request("B", "1")])
+    a, b = (account_key(redis_client, name) for name in ("A", "B"))
+    refused = '[[1],["account_changing"],["900"],[]]'
+    record = "\n".join((refused, f"{a} {b}", "1 -100 1 -100", "- -"))
+    redis_client.hset(f"{a.partition('account:')[0]}flight", "77", record)
+    assert (await frozen(services)).frozen is Frozen.DEBIT
+    with pytest.raises(errors.AccountBusy):
+        await frozen(services, account_id="B")
+
+
+@MODES
+async def test_a_change_waits_for_the_row_outside_the_fence(
+    services: Services, open_account: OpenAccount, database: Any, settings: Settings, mode: Mode
+) -> None:
+    """A settlement may have the row for long, and who waits in the fence holds up every switch."""
+    for name in ("A", "B"):
+        await open_account(name, "10.00")
+    await rule_all_by(mode, database, services)
+    settling = await asyncpg.connect(settings.postgres.url)
+    try:
+        row = settling.transaction()
+        await row.start()
+        await settling.execute("SELECT FROM accounts WHERE account_id = 'A' FOR UPDATE")
+        change = asyncio.create_task(frozen(services))
+        for _ in range(5):
+            await asyncio.sleep(0.05)
+            async with database.transaction():
+                await database.execute("SET LOCAL lock_timeout = '1s'")
+                await database.execute("SELECT pg_advisory_xact_lock(fence_class_v1(), 0)")
+        assert not change.done()
+        await row.rollback()
+        assert (await change).frozen is Frozen.DEBIT
+    finally:
+        await settling.close()
+    assert await database.fetchval("SELECT count(*) FROM account_changes") == 1
+
+
+async def test_a_change_whose_account_cannot_be_read_afterwards_is_not_called_undone(
+    services: Services, open_account: OpenAccount, database: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await open_account("A", "10.00")
+    await rule_all_by(Mode.POSTGRES, database, services)
+
+    async def gone() -> None:
+        async def unreachable(*_arguments: Any) -> None:
+            raise errors.PostgresUnavailable
+
+        monkeypatch.setattr(services.ledger._changes, "_read", unreachable)
+
+    before_its(services, "_learn", monkeypatch, gone)
+    with pytest.raises(errors.ChangeOutcomeUnknown):
+        await frozen(services)
+    assert await database.fetchval("SELECT frozen FROM accounts WHERE account_id = 'A'") == "debit"
