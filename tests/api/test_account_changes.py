@@ -293,7 +293,7 @@ async def test_an_external_account_is_not_listed(api: httpx.AsyncClient) -> None
 @pytest.mark.parametrize(
     ("query", "code", "pointer"),
     [
-        ("currency=XXXX", "unknown_currency", "/currency"),
+        ("currency=DOLLAR", "unknown_currency", "/currency"),
         ("frozen=half", "invalid_parameter", "/frozen"),
         ("closed=1", "invalid_parameter", "/closed"),
         ("limit=0", "invalid_parameter", "/limit"),

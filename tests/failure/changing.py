@@ -13,8 +13,15 @@ from app.ledger.model import AccountChange, AccountDetails
 from tests.failure.conftest import account_fields, pipeline_of, records
 from tests.failure.interruptions import Died
 from tests.failure.modes import rule_by
+from tests.integration.test_transactions import outcomes, request
 
 STOPPED = "changing "
+
+
+async def tried(services: Services, amount: str, direction: str = "debit") -> Any:
+    """Post; returns the acceptance or the error."""
+    (result,) = await outcomes(services, [request("A", amount, direction)])
+    return result
 
 
 async def frozen(services: Services, kind: str = "debit", account_id: str = "A") -> AccountDetails:
@@ -64,6 +71,20 @@ def before_its(
         return await take(*arguments)
 
     monkeypatch.setattr(changes, step, wait_and_take)
+
+
+def held_before_its(
+    services: Services, step: str, monkeypatch: pytest.MonkeyPatch
+) -> tuple[asyncio.Event, asyncio.Event]:
+    """Hold an instance's next change before a step: the events of its coming there and going on."""
+    reached, may_go_on = asyncio.Event(), asyncio.Event()
+
+    async def hold() -> None:
+        reached.set()
+        await may_go_on.wait()
+
+    before_its(services, step, monkeypatch, hold)
+    return reached, may_go_on
 
 
 async def died_before_its(

@@ -18,7 +18,7 @@ SWITCHES = "tests/failure/test_switches.py"
 TWINS = "tests/failure/test_twins.py"
 LATE_COPIES = "tests/failure/test_late_copies.py"
 TELLING = "tests/failure/test_telling.py"
-CHANGES = "tests/failure/test_account_changes.py"
+CHANGES = "tests/failure/test_account_changes.py tests/failure/test_account_change_faults.py"
 LOST_REPLIES = "tests/failure/test_lost_replies.py"
 
 
