@@ -9,6 +9,7 @@ import asyncio
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -28,7 +29,9 @@ if TYPE_CHECKING:
 _PAGE = 500
 _SCAN = 1_000
 _LOADED = "loaded:"
-_PAUSE_RATIO = 1.0
+_PAUSE_RATIO, _GENTLE_PAUSE_RATIO = 1.0, 8.0
+# A gentle run that has found something ends after this part of its time.
+_FOUND_SHARE = 0.25
 _now = time.monotonic
 
 
@@ -46,20 +49,21 @@ class Verifier:
         self._running: asyncio.Task[Verification] | None = None
         self._begun: dict[str, int] = {}
 
-    async def verify(self, budget_s: float) -> Verification:
-        """Verify as much as the time allows, first what changes most.
+    async def verify(self, budget_s: float, *, gently: bool = False) -> Verification:
+        """Verify as much as the time allows, first what changes most; gently, it leaves the
+        servers to the clients for most of that time, until it finds something.
 
         Whoever asks while a run is under way gets that run's result. A history too long for one
         run is gone through by the runs that follow: each goes on where the one before ended.
         Raises `PostgresUnavailable`.
         """
         if self._running is None or self._running.done():
-            self._running = asyncio.create_task(self._verify(budget_s))
+            self._running = asyncio.create_task(self._verify(budget_s, gently))
         return await asyncio.shield(self._running)
 
-    async def _verify(self, budget_s: float) -> Verification:
+    async def _verify(self, budget_s: float, gently: bool) -> Verification:
         started = _now()
-        run = _Run(started + budget_s)
+        run = _Run(started, budget_s, gently)
         ruling = await self._mode.read_ruling()
         await self._redis_accounts(run, ruling)
         await self._conservation(run)
@@ -168,7 +172,7 @@ class Verifier:
 
     async def _batches(self, run: "_Run", after: int) -> int | None:
         """Compare entries with what their batch says of them."""
-        page = (await self._fetch("batches_page", after, _PAGE))[0]
+        page = (await self._fetch("batches_page", after, _PAGE, limits.VERIFY_ENTRIES_MAX))[0]
         if page["last"] is None:
             return None
         bounds = (after, page["last"], limits.VERIFY_MISMATCHES_MAX)
@@ -182,7 +186,8 @@ class Verifier:
 
     async def _settlements(self, run: "_Run", after: int) -> int | None:
         """Compare settlement lines and counts with the entries they settled."""
-        page = (await self._fetch("settlements_page", after, limits.VERIFY_SETTLEMENTS_MAX))[0]
+        size = (limits.VERIFY_SETTLEMENTS_MAX, limits.VERIFY_ENTRIES_MAX)
+        page = (await self._fetch("settlements_page", after, *size))[0]
         if page["last"] is None:
             return None
         bounds = (after, page["last"], limits.VERIFY_MISMATCHES_MAX)
@@ -212,8 +217,10 @@ class Verifier:
 class _Run:
     """What one run has found, and how much time it has left."""
 
-    def __init__(self, deadline: float) -> None:
-        self._deadline = deadline
+    def __init__(self, started: float, budget_s: float, gently: bool) -> None:
+        self._deadline = started + budget_s
+        self._found_deadline = started + budget_s * (_FOUND_SHARE if gently else 1)
+        self._gently = gently
         self.complete = True
         self.compared: Counter[str] = Counter()
         self.mismatches: list[Mismatch] = []
@@ -221,21 +228,18 @@ class _Run:
     @property
     def is_late(self) -> bool:
         """Tell whether time is up; the run is not complete then."""
-        late = _now() >= self._deadline
+        late = _now() >= (self._found_deadline if self.mismatches else self._deadline)
         self.complete &= not late
         return late
 
-    def paced(self) -> "_Paced":
-        """Leave as much time after a piece of work as it took."""
-        return _Paced()
-
-
-class _Paced:
-    async def __aenter__(self) -> None:
-        self._started = _now()
-
-    async def __aexit__(self, *_: object) -> None:
-        await asyncio.sleep((_now() - self._started) * _PAUSE_RATIO)
+    @asynccontextmanager
+    async def paced(self) -> AsyncIterator[None]:
+        """Leave time after a piece of work, in proportion to what it took."""
+        started = _now()
+        yield
+        is_gentle = self._gently and not self.mismatches
+        ratio = _GENTLE_PAUSE_RATIO if is_gentle else _PAUSE_RATIO
+        await asyncio.sleep((_now() - started) * ratio)
 
 
 def _mismatch(

@@ -43,10 +43,13 @@ SELECT a.account_no, a.account_id, a.kind, a.exponent, a.settled_minor, a.versio
  WHERE a.account_no > $1 ORDER BY a.account_no LIMIT $2
 
 -- name: batches_page
--- Where a page of batches after a number ends, and how much is in it.
--- Params: $1 after_batch_seq bigint, $2 limit bigint
+-- Where a page of batches after a number ends, and how much is in it; one with many entries is short.
+-- Params: $1 after_batch_seq bigint, $2 limit bigint, $3 entries_max bigint
 SELECT max(batch_seq) AS last, count(*) AS batch_count, coalesce(sum(entry_count), 0)::bigint AS entry_count
-  FROM (SELECT batch_seq, entry_count FROM journal_batches WHERE batch_seq > $1 ORDER BY batch_seq LIMIT $2) AS b
+  FROM (SELECT batch_seq, entry_count, sum(entry_count) OVER (ORDER BY batch_seq) - entry_count AS entries_before
+          FROM (SELECT batch_seq, entry_count FROM journal_batches
+                 WHERE batch_seq > $1 ORDER BY batch_seq LIMIT $2) AS p) AS b
+ WHERE entries_before < $3
 
 -- name: entries_differing
 -- Entries of batches in a range that are not what their batch says of them, missing ones included.
@@ -69,10 +72,14 @@ SELECT batch_seq, item_no, w.change_minor AS expected_minor, e.change_minor AS f
  ORDER BY batch_seq, item_no LIMIT $3
 
 -- name: settlements_page
--- Where a page of settlements after an id ends, and how much is in it.
--- Params: $1 after_settlement_id bigint, $2 limit bigint
+-- Where a page of settlements after an id ends, and how much is in it; one with many entries is short.
+-- Params: $1 after_settlement_id bigint, $2 limit bigint, $3 entries_max bigint
 SELECT max(settlement_id) AS last, count(*) AS settlement_count, coalesce(sum(account_count), 0)::bigint AS line_count
-  FROM (SELECT settlement_id, account_count FROM settlements WHERE settlement_id > $1 ORDER BY settlement_id LIMIT $2) AS s
+  FROM (SELECT settlement_id, account_count,
+               sum(entry_count) OVER (ORDER BY settlement_id) - entry_count AS entries_before
+          FROM (SELECT settlement_id, account_count, entry_count FROM settlements
+                 WHERE settlement_id > $1 ORDER BY settlement_id LIMIT $2) AS p) AS s
+ WHERE entries_before < $3::bigint
 
 -- name: lines_differing
 -- Settlement lines in a range that are not the sums of the entries they settled. What customers were
