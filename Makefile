@@ -11,7 +11,7 @@ BROKEN := $(shell test -x $(BIN)/python || rm -rf $(STAMP))
 
 .DEFAULT_GOAL := help
 .PHONY: help setup build run test check format clean clean-data settle verify operate health health-detailed pending \
-	bench bench-quick bench-modes bench-guarantees bench-functions slow-commit growth chaos protocol test-redis-failure test-redis-failure-real recovery-times restore-drill docker-up docker-down \
+	bench bench-quick bench-modes bench-operations bench-guarantees bench-functions slow-commit growth chaos protocol test-redis-failure test-redis-failure-real recovery-times restore-drill docker-up docker-down \
 	test-simple test-tps test-setup test-status test-reset test-clean \
 	test-multi test-multi-simple setup-multi reset-multi status-multi scenario
 
@@ -123,6 +123,9 @@ bench-modes: setup ## throughput in mode postgres beside mode redis, balances ch
 
 slow-commit: setup ## throughput with commits delayed by 2 ms beside none; needs wrk
 	@$(BIN)/python -m bench.compare slow-commit $(OPTIONS)
+
+bench-operations: setup ## what transfers and groups cost beside single transactions; needs wrk
+	@$(BIN)/python -m bench.compare operations $(OPTIONS)
 
 bench-guarantees: setup ## what each guarantee costs: copies that do without one; needs wrk
 	@$(BIN)/python -m bench.compare guarantees $(OPTIONS)

@@ -28,7 +28,9 @@ from app.ledger.batcher import Batcher
 from app.ledger.changes import AccountChanges
 from app.ledger.compare import RedisComparison
 from app.ledger.consistency import ConsistencyCheck
+from app.ledger.group import Group, GroupCarrier
 from app.ledger.health import HealthCheck
+from app.ledger.item import Item
 from app.ledger.journal import Journal
 from app.ledger.mode import ModeKeeper
 from app.ledger.model import AccountRequest
@@ -104,24 +106,16 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
     """
     async with AsyncExitStack() as stack:
         slots, timeout_ms = settings.ledger.slots, settings.postgres.timeout_ms
-        parts = await _open_parts(stack, settings, timeout_ms, connections=2 * slots + 2)
+        parts = await _open_parts(stack, settings, timeout_ms, connections=4 * slots + 2)
         attempts = await _numbered(parts.pool, settings)
         await parts.mode.settle_ruling()
         journal = Journal(parts.pool, timeout_ms)
         stack.push_async_callback(journal.close)
         decisions = LedgerStore(parts.pool, timeout_ms)
-        pipeline = Pipeline(parts.mode, parts.admission, journal, decisions, attempts)
-        parts_pipeline = PartPipeline(pipeline, parts.mode, journal, decisions, attempts)
-        batcher = Batcher(
-            pipeline.carry,
-            parts_pipeline.carry,
-            pipeline.tell_what_is_left,
-            [f"{attempts.process_number}.{number}" for number in range(slots)],
-            settings.ledger.batch_items,
-            settings.ledger.queue_items,
-        )
+        batcher, groups = _batchers(settings, parts, journal, decisions, attempts)
         batcher.start()
-        stack.push_async_callback(batcher.stop)
+        groups.start()
+        stack.push_async_callback(lambda: asyncio.gather(batcher.stop(), groups.stop()))
         # Reads and health have connections of their own, and changes of accounts share them, so
         # that no crowd of them holds up money.
         reads = await stack.enter_async_context(
@@ -142,12 +136,44 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
                 listen_always(settings.direct_postgres_url, EPOCH_CHANNEL, watch.wake, timeout_ms),
             )
         )
-        health = HealthCheck(settings, store, batcher, parts.mode, parts.breaker, probes)
+        health = HealthCheck(settings, store, [batcher, groups], parts.mode, parts.breaker, probes)
         verifier = _verifier(settings, parts, reads, store, probes)
         ledger = LedgerService(
-            settings, store, batcher, parts.mode, health, verifier, attempts, changes
+            settings, store, batcher, groups, parts.mode, health, verifier, attempts, changes
         )
         yield Services(settings, ledger)
+
+
+def _batchers(
+    settings: Settings,
+    parts: "_Parts",
+    journal: Journal,
+    store: LedgerStore,
+    attempts: AttemptNumbers,
+) -> tuple[Batcher[Item], Batcher[Group]]:
+    """Make the queues of single transactions, with bulk requests, and of transfers."""
+    common = (parts.mode, parts.admission, journal, store, attempts)
+    singles, transfers = Pipeline(*common), Pipeline(*common, groups=True)
+    whole = PartPipeline(singles, parts.mode, journal, store, attempts)
+    rules, name = settings.ledger, str(attempts.process_number)
+    return (
+        Batcher(
+            singles.carry,
+            whole.carry,
+            singles.tell_what_is_left,
+            [f"{name}.{number}" for number in range(rules.slots)],
+            rules.batch_items,
+            rules.queue_items,
+        ),
+        Batcher(
+            GroupCarrier(transfers).carry,
+            None,
+            transfers.tell_what_is_left,
+            [f"{name}.group{number}" for number in range(rules.slots)],
+            rules.batch_items,
+            rules.queue_items,
+        ),
+    )
 
 
 @asynccontextmanager

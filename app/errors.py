@@ -233,6 +233,22 @@ class AccountExists(Rejected):
     status = 409
 
 
+class SameAccount(Rejected):
+    """A transfer needs two different accounts."""
+
+    status = 400
+
+
+class CurrencyMismatch(Rejected):
+    """The accounts of a transfer must have the same currency."""
+
+
+class TransferNotFound(Rejected):
+    """There is no such transfer."""
+
+    status = 404
+
+
 class AccountReserved(Rejected):
     """External accounts move only as the other side of a transaction."""
 

@@ -29,6 +29,8 @@ REQUEST_ID_LENGTH_MAX: Final = 64
 REQUEST_ITEMS_MAX: Final = 8_000
 # Where a request with one key is cut: part of what is stored, so it may never change.
 PART_ITEMS: Final = 1_000
+GROUP_TRANSFERS_MAX: Final = 100
+GROUP_BYTES_MAX: Final = 1024 * 1024
 REQUEST_BYTES_MAX: Final = 8 * 1024 * 1024
 PAGE_ITEMS_DEFAULT: Final = 100
 PAGE_ITEMS_MAX: Final = 1_000
@@ -37,7 +39,7 @@ TEST_ACCOUNTS_MAX: Final = 1_000
 # Micro-batching. An item's number must fit the 15 bits that a transaction id has for it.
 BATCH_ITEMS_MAX: Final = 1_000
 ITEM_NUMBER_MAX: Final = 2**15 - 1
-SLOT_COUNT_MAX: Final = 64
+SLOT_COUNT_MAX: Final = 32
 QUEUE_ITEMS_MAX: Final = 65_536
 ADMIT_ROUNDS_MAX: Final = 8
 REDIS_SENDS_MAX: Final = 3

@@ -32,30 +32,13 @@
 --   account_changing        the account is being changed: decide again when it is not
 -- include: fence
 -- include: amounts
+-- include: decision
+-- include: others
 
 local epoch_key, flight_key = KEYS[1], KEYS[2]
 local identity, slot, number, attempt = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 local extent, journaled, names = ARGV[6], ARGV[9], ARGV[10]
 local max_high, max_low = parse(ARGV[5])
-
-local function names_of_others(refused_count)
-  local found = {}
-  if refused_count == 0 then return found end
-  local first_high, first_low = parse(ARGV[7])
-  local last_high, last_low = parse(ARGV[8])
-  for _, other in ipairs(redis.call('HKEYS', flight_key)) do
-    local high, low = parse(other)
-    if subtract(high, low, first_high, first_low) < 0 or subtract(last_high, last_low, high, low) < 0 then
-      found[#found + 1] = string.match(redis.call('HGET', flight_key, other), '\n([^\n]*)$')
-    end
-  end
-  return found
-end
-
-local STOPS = {all = 'account_frozen', closed = 'account_closed', changing = 'account_changing'}
-local function stopped(stop, is_debit)
-  return STOPS[stop] or stop == (is_debit and 'debit' or 'credit') and 'account_frozen'
-end
 
 local word = refusal(epoch_key, identity, slot, number)
 if word then return {word, {}, {}, {}, {}} end
@@ -83,28 +66,17 @@ for k = 3, #KEYS do
     local before_high, before_low = parse(found[1])
     local high, low = before_high, before_low
     local coming_high, coming_low = parse(found[2])
-    local stop, credited = found[4] and found[4] ~= '' and string.match(found[4], '^%l+') or '', false
+    local stop, credited = found[4] and string.match(found[4], '^%l+') or '', false
     for i = cursor + 1, cursor + count do
       position = position + 1
       local change_high, change_low = parse(ARGV[i])
-      local why = stop ~= '' and stopped(stop, change_high < 0)
+      local why, left_high, left_low, sum_high, sum_low =
+        decide(stop, max_high, max_low, high, low, coming_high, coming_low, change_high, change_low)
       if why then
         refuse(why, high, low)
-      elseif change_high < 0 then
-        local left_high, left_low = add(high, low, change_high, change_low)
-        if left_high >= 0 then
-          high, low = left_high, left_low
-        else
-          local would_do = add(left_high, left_low, coming_high, coming_low) >= 0
-          refuse(would_do and 'credit_in_flight' or 'insufficient_available', high, low)
-        end
       else
-        local sum_high, sum_low = add(coming_high, coming_low, change_high, change_low)
-        if subtract(max_high, max_low, add(high, low, sum_high, sum_low)) < 0 then
-          refuse('balance_limit_exceeded', high, low)
-        else
-          coming_high, coming_low, credited = sum_high, sum_low, true
-        end
+        high, low, coming_high, coming_low = left_high, left_low, sum_high, sum_low
+        credited = credited or change_high >= 0
       end
     end
     local write = {key}
@@ -120,7 +92,7 @@ for k = 3, #KEYS do
 end
 
 -- Everything is decided; nothing may fail from here.
-local others = names_of_others(#positions)
+local others = #positions > 0 and names_of_others(flight_key, ARGV[7], ARGV[8]) or {}
 redis.call('HSET', epoch_key, 'slot:' .. slot, number)
 redis.call('HDEL', flight_key, journaled)
 if #unloaded > 0 then return {'unloaded', unloaded, {}, {}, {}} end

@@ -15,6 +15,7 @@ from app.infra.resilience import Breaker, BreakerOpen
 from app.kit.ids import AttemptNumbers
 from app.ledger.codes import Extent, Inspected, Loaded, Refreshed, Refused, Script, Stopped
 from app.ledger.flights import FlightRecord, read_record
+from app.ledger.group import group_positions
 from app.ledger.item import Item
 from app.ledger.keys import account_key, epoch_key, flight_key
 from app.ledger.mode import Ruling
@@ -147,19 +148,22 @@ class Admission:
 
         Raises `Fenced`, `LostData`, or `RedisUnavailable` with the outcome unknown.
         """
-        groups = _grouped(items)
+        groups, script, together = _grouped(items), "admit", str(extent)
+        placed = items
         if len(groups) > 1:
-            items = [item for members in groups.values() for item in members]
-        names = " ".join([item.name for item in items])
+            placed = [item for members in groups.values() for item in members]
+        if extent is Extent.GROUPS:
+            script, together = "admit_groups", group_positions(items, placed)
+        names = " ".join([item.name for item in placed])
         bounds = map(str, (*attempt.bounds, slot.journaled))
-        arguments = [ruling.text, str(attempt.attempt_id), _BALANCE_MAX, extent, *bounds, names]
+        arguments = [ruling.text, str(attempt.attempt_id), _BALANCE_MAX, together, *bounds, names]
         for members in groups.values():
             arguments.append(str(len(members)))
             arguments += [str(item.change_minor) for item in members]
         attempt.keys = [account_key(SHARD, ruling.epoch, account_id) for account_id in groups]
         keys = [epoch_key(SHARD, ruling.epoch), flight_key(SHARD, ruling.epoch), *attempt.keys]
         call_word, positions, words, availables, others = await self._send(
-            "admit", keys, arguments, slot
+            script, keys, arguments, slot
         )
         if call_word in (Script.DONE, Script.UNLOADED):
             slot.journaled = 0
@@ -172,13 +176,15 @@ class Admission:
         _check(call_word)
         attempt.is_whole = not positions
         if not positions:
-            return Admittance(list(items), [], frozenset(), [])
+            return Admittance(list(placed), [], frozenset(), [])
+        # Of a refused group there is one item that says why, and stands for the others.
         refused = [
-            (items[position - 1], Decision(Refused(word), int(available)))
+            (placed[position - 1], Decision(Refused(word), int(available)))
             for position, word, available in zip(positions, words, availables, strict=True)
+            if word != Refused.GROUP_REFUSED
         ]
         out = {position - 1 for position in positions}
-        admitted = [] if extent is Extent.ALL else [i for n, i in enumerate(items) if n not in out]
+        admitted = [] if extent is Extent.ALL else [i for n, i in enumerate(placed) if n not in out]
         return Admittance(
             admitted, refused, frozenset(name for names in others for name in names.split(" ")), []
         )

@@ -8,11 +8,13 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, Generic, TypeVar
 
 from app import errors
 from app.ledger.admission import Slot
+from app.ledger.group import Group
 from app.ledger.item import Item
-from app.ledger.model import Acceptance, Identity
+from app.ledger.model import Identity
 from app.ledger.part import Part
 
 _log = logging.getLogger(__name__)
@@ -27,37 +29,42 @@ _STOP_POLL_S = 0.02
 _STOP_S = 6.0
 _CANCELS_MAX = 3
 _CANCEL_WAIT_S = 0.5
-Carry = Callable[[Slot, list[Item]], Awaitable[list[Item]]]
+# What is gathered: single items, or groups of them.
+G = TypeVar("G", Item, Group)
 CarryPart = Callable[[Slot, Part], Awaitable[bool]]
 Finish = Callable[[Slot], Awaitable[None]]
 
 
-class Batcher:
+async def _no_parts(_slot: Slot, _part: Part) -> bool:
+    raise errors.InvariantViolation("there are no parts among what is gathered here")
+
+
+class Batcher(Generic[G]):
     """A bounded queue in front of a few slots."""
 
     def __init__(
         self,
-        carry: Carry,
-        carry_part: CarryPart,
+        carry: Callable[[Slot, list[G]], Awaitable[list[G]]],
+        carry_part: CarryPart | None,
         finish: Finish,
         slot_names: list[str],
         batch_items: int,
         queue_items: int,
     ) -> None:
-        """Hand batches of at most `batch_items` to `carry`, and parts of requests as they are to
-        `carry_part`, one at a time for each slot; `finish` does what a slot has left for its next
-        batch, when there is none for a while.
+        """Hand batches of at most `batch_items`, or of one group, to `carry`, and parts of requests
+        as they are to `carry_part`, one at a time for each slot; `finish` does what a slot has left
+        for its next batch, when there is none for a while.
         """
-        self._carry = carry
-        self._carry_part = carry_part
+        self._carry: Callable[[Slot, list[G]], Awaitable[list[G]]] = carry
+        self._carry_part: CarryPart = carry_part or _no_parts
         self._finish = finish
         self._slots = [Slot(name) for name in slot_names]
         self._batch_items = batch_items
         self._queue_items = queue_items
-        self._queue: deque[Item | Part] = deque()
+        self._queue: deque[G | Part] = deque()
         self._queued_items = 0
         self._held_count = 0
-        self._claims: dict[Identity, deque[Item | Part]] = {}
+        self._claims: dict[Identity, deque[G | Part]] = {}
         self._idle: list[tuple[Slot, asyncio.Future[bool]]] = []
         self._tasks: list[asyncio.Task[None]] = []
         self._busy_count = 0
@@ -99,21 +106,23 @@ class Batcher:
                 task.cancel()
             if pending:
                 _, pending = await asyncio.wait(pending, timeout=_CANCEL_WAIT_S)
-        held = [waiter for waiters in self._claims.values() for waiter in waiters]
+        held: list[G | Part] = [each for waiters in self._claims.values() for each in waiters]
         for item in [*self._queue, *held]:
             item.fail(errors.Stopping())
 
-    def begin(self, item: Item) -> "asyncio.Future[Acceptance]":
+    def begin(self, item: G) -> "asyncio.Future[Any]":
         """Queue a request; the future has its answer, or raises what it was refused with.
 
         Raises at once when there is no room or nobody to decide. A caller that goes away takes
         nothing back: the decision goes on without it.
         """
-        self._require_room(1)
+        if item.weight > self._queue_items:
+            raise errors.BodyTooLarge(f"At most {self._queue_items} items can be taken at once.")
+        self._require_room(item.weight)
         self._enqueue(item)
         return item.future
 
-    def begin_all(self, waiters: Sequence[Item | Part]) -> None:
+    def begin_all(self, waiters: Sequence[G | Part]) -> None:
         """Queue what a request is made of, all of it or nothing; see `begin`.
 
         Raises `BodyTooLarge` where it never fits.
@@ -135,7 +144,7 @@ class Batcher:
         if self.waiting_count + count > self._queue_items:
             raise errors.Overloaded
 
-    def _enqueue(self, item: Item | Part) -> None:
+    def _enqueue(self, item: G | Part) -> None:
         """Queue a request, or hold it behind the one that has its identity."""
         for identity in item.identities:
             holders = self._claims.get(identity)
@@ -147,7 +156,7 @@ class Batcher:
             self._claims[identity] = deque()
         self._append(item)
 
-    def _append(self, item: Item | Part) -> None:
+    def _append(self, item: G | Part) -> None:
         self._queue.append(item)
         self._queued_items += item.weight
         if self._is_worth_a_batch:
@@ -197,15 +206,14 @@ class Batcher:
                 self._busy_count -= 1
                 self._gathered_count -= is_gathered
 
-    def _take(self) -> list[Item] | Part:
+    def _take(self) -> list[G] | Part:
         """Take what has arrived; requests nobody waits for and late ones stay behind."""
-        batch: list[Item] = []
+        batch: list[G] = []
         now = asyncio.get_running_loop().time()
         queue, left = self._queue, self._batch_items
         while queue and left:
             item = queue[0]
-            is_part = isinstance(item, Part)
-            if is_part and batch:
+            if batch and (item.weight > left or isinstance(item, Part)):
                 break
             queue.popleft()
             self._queued_items -= item.weight
@@ -215,12 +223,12 @@ class Batcher:
                 return item
             else:
                 batch.append(item)
-                left -= 1
+                left = max(0, left - item.weight)
         return batch
 
-    async def _carry_out(self, slot: Slot, batch: list[Item] | Part) -> None:
-        waiting: Sequence[Item | Part] = ()
-        members: Sequence[Item | Part] = [batch] if isinstance(batch, Part) else batch
+    async def _carry_out(self, slot: Slot, batch: list[G] | Part) -> None:
+        waiting: Sequence[G | Part] = ()
+        members: Sequence[G | Part] = [batch] if isinstance(batch, Part) else batch
         try:
             if isinstance(batch, Part):
                 waiting = [] if await self._carry_part(slot, batch) else [batch]
@@ -243,7 +251,7 @@ class Batcher:
             asyncio.get_running_loop().call_later(item.pause_s, self._again, item)
             item.pause_s = min(2 * item.pause_s, _POSTPONE_LONGEST_S)
 
-    def _again(self, item: Item | Part) -> None:
+    def _again(self, item: G | Part) -> None:
         """Queue an item once more that another process is deciding, or whose account is being
         changed; it keeps its claims.
         """
@@ -254,13 +262,13 @@ class Batcher:
         else:
             self._append(item)
 
-    def _expire(self, item: Item | Part) -> None:
+    def _expire(self, item: G | Part) -> None:
         item.fail(errors.DeadlinePassed())
         self._let_go(item)
 
-    def _let_go(self, item: Item | Part) -> None:
+    def _let_go(self, item: G | Part) -> None:
         """Give up an item's claims; those held behind it get its answer or their turn."""
-        held: list[Item | Part] = []
+        held: list[G | Part] = []
         for identity in item.identities:
             held.extend(self._claims.pop(identity, ()))
         if not held:

@@ -89,7 +89,7 @@ class BulkRequest:
             else:
                 self._items[position] = item
 
-    async def answer(self, batcher: Batcher) -> Answered:
+    async def answer(self, batcher: Batcher[Item]) -> Answered:
         """Have everything decided; raises what refuses the request as a whole."""
         if self._items and not (self._atomic and self._answers):
             await self._decide(batcher)
@@ -104,7 +104,7 @@ class BulkRequest:
         error = future.exception()
         return future.result() if error is None else _known(error)
 
-    async def _decide(self, batcher: Batcher) -> None:
+    async def _decide(self, batcher: Batcher[Item]) -> None:
         loop = asyncio.get_running_loop()
         if self._atomic or self._key is not None:
             size = len(self._asked) if self._atomic else limits.PART_ITEMS

@@ -4,10 +4,11 @@ from enum import StrEnum
 
 
 class Extent(StrEnum):
-    """Whether an item that is refused stops the others it came with."""
+    """Which others an item that is refused stops: none, all it came with, or those of its group."""
 
     EACH = "each"
     ALL = "all"
+    GROUPS = "groups"
 
 
 class Direction(StrEnum):
@@ -50,6 +51,7 @@ class Refused(StrEnum):
     ACCOUNT_FROZEN = "account_frozen"
     ACCOUNT_CLOSED = "account_closed"
     ACCOUNT_CHANGING = "account_changing"
+    GROUP_REFUSED = "group_refused"
 
 
 class Decided(StrEnum):
@@ -63,6 +65,7 @@ class Decided(StrEnum):
     ACCOUNT_FROZEN = "account_frozen"
     ACCOUNT_CLOSED = "account_closed"
     UNKNOWN_ACCOUNT = "unknown_account"
+    GROUP_REFUSED = "group_refused"
     UNDECIDED = "undecided"
 
 

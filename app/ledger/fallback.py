@@ -11,24 +11,30 @@ from app.kit.ids import AttemptNumbers
 from app.ledger.admission import Slot
 from app.ledger.answers import accept, answerable, fail, journaled_answers, refusal, why_taken
 from app.ledger.codes import Decided, Journaled
-from app.ledger.item import Item
+from app.ledger.item import Item, identities_of
 from app.ledger.journal import Journal, until_known
 from app.ledger.mode import ModeKeeper, Ruling
 from app.ledger.outcomes import DecidedOutcome
-from app.ledger.store import LedgerStore
+from app.ledger.store import FindAccepted, LedgerStore
 
 
 class Fallback:
     """Decides batches under the row locks of PostgreSQL."""
 
     def __init__(
-        self, mode: ModeKeeper, journal: Journal, store: LedgerStore, attempts: AttemptNumbers
+        self,
+        mode: ModeKeeper,
+        journal: Journal,
+        store: LedgerStore,
+        attempts: AttemptNumbers,
+        find_accepted: FindAccepted,
     ) -> None:
         """Put the parts together; does no I/O."""
         self._mode = mode
         self._journal = journal
         self._store = store
         self._attempts = attempts
+        self._find_accepted = find_accepted
 
     async def decide(self, slot: Slot, ruling: Ruling, items: list[Item]) -> list[Item]:
         """Take items through one attempt; returns those that need another one."""
@@ -46,7 +52,9 @@ class Fallback:
             elif word in (Decided.DUPLICATE, Decided.UNDECIDED):
                 unsettled.append((item, word))
             elif word is Decided.CREDIT_IN_FLIGHT:
-                short.append(item)
+                short += item.together
+            elif word is Decided.GROUP_REFUSED:
+                continue  # another item of the group says why
             elif word is Decided.UNKNOWN_ACCOUNT:
                 item.fail(errors.AccountNotFound(pointer="/account_id"))
             else:
@@ -74,14 +82,12 @@ class Fallback:
         if not unsettled:
             return again
         try:
-            found = await self._store.transactions_by_identity(
-                [identity for item, _ in unsettled for identity in item.identities]
-            )
+            found = await self._find_accepted(identities_of(item for item, _ in unsettled))
         except errors.LedgerError as error:
             fail((item for item, _ in unsettled), error)
             return again
         for item, word in unsettled:
-            if item.answer_from(found):
+            if item.future.done() or item.answer_from(found):
                 continue
             if word is Decided.UNDECIDED:
                 again.append(item)

@@ -2,7 +2,8 @@
 
 import asyncio
 import time
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 from app import errors
 from app.infra.redis import read_identity
@@ -27,7 +28,7 @@ class HealthCheck:
         self,
         settings: Settings,
         store: LedgerStore,
-        batcher: Batcher,
+        batchers: Sequence[Batcher[Any]],
         mode: ModeKeeper,
         breaker: Breaker,
         redis: "Redis",
@@ -35,7 +36,7 @@ class HealthCheck:
         """`redis` is a client for questions only."""
         self._settings = settings
         self._store = store
-        self._batcher = batcher
+        self._batchers = batchers
         self._mode = mode
         self._breaker = breaker
         self._redis = redis
@@ -43,7 +44,7 @@ class HealthCheck:
     async def ask(self) -> LedgerHealth:
         """Ask; bounded by the parts' own time-outs."""
         redis, (postgres, facts) = await asyncio.gather(self._ask_redis(), self._ask_postgres())
-        ruling, running = self._mode.known, self._batcher.is_running
+        ruling, running = self._mode.known, self._is_running
         decides = ruling is not None and (
             ruling.mode is Mode.POSTGRES
             or (ruling.mode is Mode.REDIS and (redis.ok or self._may_fall_back(facts)))
@@ -62,7 +63,7 @@ class HealthCheck:
             mode=ruling.mode.value if ruling else "unknown",
             epoch=self._mode.epoch,
             settler_lag_ms=facts.settler_lag_ms,
-            queue_items=self._batcher.waiting_count,
+            queue_items=sum(each.waiting_count for each in self._batchers),
             ready=decides and postgres.ok and running,
             features={
                 "redis_fallback": rules.redis_fallback,
@@ -75,6 +76,10 @@ class HealthCheck:
             controls=facts.controls,
             consistency=facts.consistency,
         )
+
+    @property
+    def _is_running(self) -> bool:
+        return all(each.is_running for each in self._batchers)
 
     def _is_read_only(self, facts: HealthFacts) -> bool:
         """Reads go on in a ledger that is read-only; one that is drained is to be left alone."""
@@ -93,7 +98,8 @@ class HealthCheck:
         )
 
     def _admission(self) -> ComponentHealth:
-        waiting, running = self._batcher.waiting_count, self._batcher.is_running
+        waiting = max(each.waiting_count for each in self._batchers)
+        running = self._is_running
         return ComponentHealth(
             ok=running and waiting < self._settings.ledger.queue_items,
             detail=f"{waiting} requests wait" if running else "a slot has ended",

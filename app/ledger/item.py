@@ -1,7 +1,8 @@
 """One request on its way through admission and journal, and the rule for repeated requests."""
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from app import errors
 from app.kit.money import minor_units
@@ -19,6 +20,11 @@ def _name(identities: tuple[Identity, ...]) -> str:
     if len(identities) == 1:
         return identities[0].text
     return " ".join([identity.text for identity in identities])
+
+
+def identities_of(items: "Iterable[Item]") -> list[Identity]:
+    """The identities of items, each once."""
+    return list(dict.fromkeys(identity for item in items for identity in item.identities))
 
 
 class Tally:
@@ -63,7 +69,7 @@ class Item:
         request: TransactionRequest,
         account: Account,
         deadline: float,
-        future: "asyncio.Future[Acceptance]",
+        future: "asyncio.Future[Any]",
         postgres: str,
     ) -> None:
         """Take a checked request; `deadline` is in loop time, and `postgres` names the PostgreSQL
@@ -89,7 +95,13 @@ class Item:
         future = self.future
         if not future.done() or future.cancelled() or future.exception() is not None:
             return None
-        return future.result().transaction
+        transaction: Transaction = future.result().transaction
+        return transaction
+
+    @property
+    def together(self) -> "Sequence[Item]":
+        """The items that stand or fall with this one, itself among them."""
+        return (self,)
 
     @property
     def is_credit(self) -> bool:
@@ -110,7 +122,7 @@ class Item:
             if self.tally is not None:
                 self.tally.count_down()
 
-    def answer_from(self, found: Mapping[Identity, Transaction]) -> bool:
+    def answer_from(self, found: Mapping[Identity, Any]) -> bool:
         """Answer a repeated request from what was accepted before; False when nothing was.
 
         Every identity the request gives must name the one transaction, and it must be the same
@@ -134,6 +146,7 @@ class Item:
         return (
             self.account.account_no == transaction.account.account_no
             and self.change_minor == transaction.change_minor
+            and transaction.transfer_id is None
             and self.request.reference == transaction.reference
             and (self.request.metadata or None) == (transaction.metadata or None)
         )

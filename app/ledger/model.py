@@ -139,7 +139,10 @@ class TransactionRequest(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Transaction(msgspec.Struct, frozen=True, kw_only=True):
-    """An accepted movement on one account; `accepted_at` is aware and UTC."""
+    """An accepted movement on one account; `accepted_at` is aware and UTC.
+
+    One that is half of a transfer has its id, and the other account's.
+    """
 
     transaction_id: UUID
     account: Account
@@ -151,6 +154,8 @@ class Transaction(msgspec.Struct, frozen=True, kw_only=True):
     reference: str | None = None
     metadata: dict[str, str] | None = None
     attempt_id: int = 0
+    transfer_id: UUID | None = None
+    other_account_id: str | None = None
 
     @property
     def direction(self) -> Direction:

@@ -4,6 +4,7 @@ fall together or have one key for all of them.
 
 import asyncio
 from collections.abc import Collection, Mapping, Sequence
+from typing import Any
 
 from app import errors
 from app.ledger.answers import JournaledBatch, fail, stored_refusal
@@ -75,7 +76,7 @@ class Part:
         """Answer every item that has no answer yet."""
         fail(self.items, error)
 
-    def answer_from(self, _found: Mapping[Identity, Transaction]) -> bool:
+    def answer_from(self, _found: Mapping[Identity, Any]) -> bool:
         """Leave a repetition to be looked up."""
         return False
 

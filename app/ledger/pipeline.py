@@ -30,13 +30,15 @@ from app.ledger.admission import (
 from app.ledger.answers import accept, answerable, fail, journaled_answers, why_taken
 from app.ledger.codes import Extent, Journaled, Mode
 from app.ledger.fallback import Fallback
-from app.ledger.item import Item
+from app.ledger.group import put_together
+from app.ledger.item import Item, identities_of
 from app.ledger.journal import Journal, until_known
 from app.ledger.mode import ModeKeeper, Ruling
 from app.ledger.model import Identity, Transaction
 from app.ledger.outcomes import JournalOutcome
 from app.ledger.refusals import Refusals
 from app.ledger.store import LedgerStore
+from app.ledger.transfers import Accepted
 from app.ledger.untold import Telling
 
 _log = logging.getLogger(__name__)
@@ -54,16 +56,20 @@ class Pipeline:
         journal: Journal,
         store: LedgerStore,
         attempts: AttemptNumbers,
+        *,
+        groups: bool = False,
     ) -> None:
-        """Put the parts together; does no I/O."""
+        """Put the parts together; does no I/O. It carries single items, or `groups` of them."""
         self._mode = mode
         self._admission = admission
         self._journal = journal
         self._store = store
         self._attempts = attempts
-        self._fallback = Fallback(mode, journal, store, attempts)
+        self._extent = Extent.GROUPS if groups else Extent.EACH
+        self._find_accepted = store.groups_by_identity if groups else store.transactions_by_identity
+        self._fallback = Fallback(mode, journal, store, attempts, self._find_accepted)
         self._telling = Telling(admission, store)
-        self.refusals = Refusals(mode, store, self._telling)
+        self.refusals = Refusals(mode, store, self._telling, self._find_accepted)
 
     async def carry(self, slot: Slot, items: list[Item]) -> list[Item]:
         """Answer a batch; returns the items that must wait because another attempt holds them.
@@ -100,6 +106,8 @@ class Pipeline:
             await self._answer_closed(items)
             return []
         if ruling.mode is Mode.POSTGRES:
+            # Redis has placed them by account.
+            items = put_together(items) if self._extent is Extent.GROUPS else items
             return await self._fallback.decide(slot, ruling, items)
         return await self._round(slot, ruling, items, waiting)
 
@@ -141,26 +149,27 @@ class Pipeline:
         slot: Slot,
         ruling: Ruling,
         items: Iterable[Item],
-        found: Mapping[Identity, Transaction],
+        found: Mapping[Identity, Accepted | None],
     ) -> None:
         """Make accepted credits spendable before their repetition is answered."""
         if ruling.mode is Mode.REDIS:
             repeated = [item for item in items if item.is_credit]
             await self._telling.tell_of_repeated(ruling, slot, repeated, found)
 
-    async def _find(self, items: Iterable[Item]) -> dict[Identity, Transaction]:
-        identities = [identity for item in items for identity in item.identities]
-        return await self._store.transactions_by_identity(identities)
+    async def _find(self, items: Iterable[Item]) -> Mapping[Identity, Accepted | None]:
+        return await self._find_accepted(identities_of(items))
 
     async def _round(
         self, slot: Slot, ruling: Ruling, items: list[Item], waiting: list[Item]
     ) -> list[Item]:
         """Take items through one attempt; returns those that need another one."""
         attempt = Attempt(self._attempts)
-        admitted, refused, others, _ = await self.reserve(slot, ruling, attempt, items)
+        admitted, refused, others, _ = await self.reserve(
+            slot, ruling, attempt, items, self._extent
+        )
         certain, doubtful = split_refusals(refused, admitted)
         again = await self.refusals.answer(slot, ruling, certain, others, waiting)
-        doubted = [item for item, _ in doubtful]
+        doubted = [each for item, _ in doubtful for each in item.together]
         if admitted:
             outcome = await self._write(slot, ruling, attempt, admitted, doubted)
             if outcome.word is Journaled.FENCED:
@@ -193,7 +202,8 @@ class Pipeline:
                 if not admittance.unloaded:
                     return admittance
                 gone = await self._load(ruling, admittance.unloaded)
-                items = [item for item in items if item.account.account_no not in gone]
+                if gone:
+                    items = [item for item in items if not item.future.done()]
                 if not items or (gone and extent is Extent.ALL):
                     return admittance
             raise errors.InvariantViolation("an account stays unloaded although it was loaded")
@@ -282,7 +292,7 @@ class Pipeline:
             fail(duplicates, error)
             return
         for item in duplicates:
-            if not item.answer_from(found):
+            if not item.future.done() and not item.answer_from(found):
                 item.fail(await why_taken(self._store, item))
 
     async def release(self, slot: Slot, ruling: Ruling, attempt: Attempt) -> None:

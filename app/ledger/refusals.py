@@ -10,9 +10,9 @@ from collections.abc import Collection
 from app.ledger.admission import Decision, Fenced, Slot
 from app.ledger.answers import answerable, fail, refusal
 from app.ledger.codes import Refused
-from app.ledger.item import Item
+from app.ledger.item import Item, identities_of
 from app.ledger.mode import ModeKeeper, Ruling
-from app.ledger.store import LedgerStore
+from app.ledger.store import FindAccepted, LedgerStore
 from app.ledger.untold import Telling
 
 Refusal = tuple[Item, Decision]
@@ -26,11 +26,13 @@ class Refusals:
         mode: ModeKeeper,
         store: LedgerStore,
         telling: Telling,
+        find_accepted: FindAccepted,
     ) -> None:
         """Put the parts together; does no I/O."""
         self._mode = mode
         self._store = store
         self._telling = telling
+        self._find_accepted = find_accepted
 
     async def answer(
         self,
@@ -51,9 +53,7 @@ class Refusals:
             return again
         try:
             found, rules = await asyncio.gather(
-                self._store.transactions_by_identity(
-                    [identity for item, _ in refused for identity in item.identities]
-                ),
+                self._find_accepted(identities_of(item for item, _ in refused)),
                 self._store.epoch_rules(ruling.epoch, ruling.token, ruling.mode),
             )
             in_flight = [
@@ -73,7 +73,7 @@ class Refusals:
                     continue
                 is_short = decision.word is Refused.CREDIT_IN_FLIGHT
                 if not rules or (is_short and item.account.account_id in credited):
-                    again.append(item)
+                    again += item.together
                 elif decision.word is Refused.ACCOUNT_CHANGING:
                     # It was looked up just now, and waits for the account if for nothing else.
                     item.look_up_first = item in in_flight

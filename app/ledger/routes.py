@@ -51,6 +51,13 @@ from app.ledger.schemas import (
     verify_answer,
 )
 from app.ledger.service import LedgerService
+from app.ledger.transfer_routes import (
+    find_group,
+    get_group,
+    get_transfer,
+    post_group,
+    post_transfer,
+)
 
 TRANSACTION_PATH = "/api/v1/transaction"
 _decode_transaction = msgspec.json.Decoder(TransactionBody)
@@ -270,6 +277,11 @@ def ledger_router(*, test_mode: bool) -> Router:
         get_account,
         patch_account,
         get_accounts,
+        post_transfer,
+        get_transfer,
+        post_group,
+        get_group,
+        find_group,
         get_verify,
     ]
     if test_mode:

@@ -99,6 +99,10 @@ class TransactionView(msgspec.Struct, kw_only=True):
     updated_at: str
     reference: str | None = None
     metadata: dict[str, str] | None = None
+    transfer_id: Annotated[
+        str | None, Meta(description="The transfer that this is half of, if it is")
+    ] = None
+    other_account_id: Annotated[str | None, Meta(description="Its other account")] = None
 
 
 class BalanceAnswer(msgspec.Struct, kw_only=True):
@@ -195,6 +199,8 @@ def transaction_view(transaction: Transaction) -> TransactionView:
         updated_at=instant(transaction.updated_at),
         reference=transaction.reference,
         metadata=ordered_metadata(transaction.metadata),
+        transfer_id=None if transaction.transfer_id is None else str(transaction.transfer_id),
+        other_account_id=transaction.other_account_id,
     )
 
 

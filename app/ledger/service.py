@@ -1,7 +1,7 @@
 """The ledger's use cases, one method each. What HTTP, workers and later rooms may call."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from uuid import UUID
 
@@ -15,6 +15,7 @@ from app.ledger.batcher import Batcher
 from app.ledger.bulk import Answered, Asked, BulkRequest
 from app.ledger.changes import AccountChanges
 from app.ledger.codes import Direction
+from app.ledger.group import Group, check_transfers
 from app.ledger.health import HealthCheck
 from app.ledger.item import Item
 from app.ledger.mode import ModeKeeper
@@ -38,6 +39,7 @@ from app.ledger.model import (
     check_customer_account_id,
 )
 from app.ledger.store import LedgerStore
+from app.ledger.transfers import GroupAcceptance, TransferGroup, TransferRequest
 from app.ledger.verify import Verifier
 from app.settings import Settings
 
@@ -51,7 +53,8 @@ class LedgerService:
         self,
         settings: Settings,
         store: LedgerStore,
-        batcher: Batcher,
+        batcher: Batcher[Item],
+        groups: Batcher[Group],
         mode: ModeKeeper,
         health: HealthCheck,
         verifier: Verifier,
@@ -64,6 +67,7 @@ class LedgerService:
         self._settings = settings
         self._store = store
         self._batcher = batcher
+        self._groups = groups
         self._health = health
         self._verifier = verifier
         self._attempts = attempts
@@ -77,7 +81,9 @@ class LedgerService:
         async with _answered_by(deadline):
             account = await self._account(request.account_id)
         future = self._loop.create_future()
-        return await self._batcher.begin(Item(request, account, deadline, future, postgres))
+        item = Item(request, account, deadline, future, postgres)
+        accepted: Acceptance = await self._batcher.begin(item)
+        return accepted
 
     def begin_transaction(self, request: TransactionRequest) -> "asyncio.Future[Acceptance]":
         """Start what `post_transaction` does; raises at once what can be refused at once.
@@ -107,6 +113,25 @@ class LedgerService:
             accounts = await self._accounts.find(bulk.account_ids)
         bulk.make_items(accounts, deadline, postgres)
         return await bulk.answer(self._batcher)
+
+    async def post_transfers(
+        self, requests: Sequence[TransferRequest], idempotency_key: str | None
+    ) -> GroupAcceptance:
+        """Do transfers, all of them or none: durable when this returns, or refused with an error
+        that points into the list.
+        """
+        has_name = idempotency_key is not None or any(each.transfer_id for each in requests)
+        if self._settings.http.require_idempotency_key and not has_name:
+            raise errors.IdempotencyKeyRequired
+        wanted = {each.debit_account_id for each in requests}
+        wanted.update(each.credit_account_id for each in requests)
+        postgres, deadline = self._accounts.current_postgres(), self._deadline()
+        async with _answered_by(deadline):
+            accounts = await self._accounts.find(wanted)
+        check_transfers(requests, accounts)
+        group = Group(requests, idempotency_key, accounts, deadline, postgres)
+        accepted: GroupAcceptance = await self._groups.begin(group)
+        return accepted
 
     def _check(self, request: TransactionRequest) -> None:
         check_customer_account_id(request.account_id)
@@ -166,6 +191,28 @@ class LedgerService:
     async def transaction_by_key(self, idempotency_key: str) -> Transaction:
         """Find the transaction that was accepted under an Idempotency-Key."""
         return await self._by_identity(Identity.of_key(idempotency_key))
+
+    async def group(self, transfer_id: UUID) -> TransferGroup:
+        """Find the group that a transfer belongs to, a transfer alone being one of its own."""
+        position = assigned_position(transfer_id)
+        if position is None:
+            return await self._group_by_identity(Identity.of_id(transfer_id))
+        group = None
+        if position.batch_seq <= limits.BATCH_SEQ_MAX:
+            group = await self._store.group_at(position)
+        if group is None or group.find(transfer_id) is None:
+            raise errors.TransferNotFound
+        return group
+
+    async def group_by_key(self, idempotency_key: str) -> TransferGroup:
+        """Find the group that was accepted under an Idempotency-Key."""
+        return await self._group_by_identity(Identity.of_key(idempotency_key))
+
+    async def _group_by_identity(self, identity: Identity) -> TransferGroup:
+        group = (await self._store.groups_by_identity([identity])).get(identity)
+        if group is None:
+            raise errors.TransferNotFound
+        return group
 
     async def _by_identity(self, identity: Identity) -> Transaction:
         transactions = await self._store.transactions_by_identity([identity])

@@ -3,7 +3,7 @@ amounts come from the journal itself, never from a copy.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
@@ -32,6 +32,7 @@ from app.ledger.model import (
     Verification,
     external_account_id,
 )
+from app.ledger.transfers import Accepted, Transfer, TransferGroup
 
 if TYPE_CHECKING:
     from app.infra.postgres import Pool
@@ -44,6 +45,9 @@ _decode_refusals = msgspec.json.Decoder(list[tuple[int, str, str | None]]).decod
 _decode_counts = msgspec.json.Decoder(dict[str, int]).decode
 encode_json = msgspec.json.Encoder().encode
 _Row = Any
+# Finds what was accepted under identities: single transactions, or groups of transfers, with None
+# for an identity that names no group.
+FindAccepted = Callable[[Sequence[Identity]], Awaitable[Mapping[Identity, Accepted | None]]]
 
 
 class LedgerStore:
@@ -119,6 +123,44 @@ class LedgerStore:
         names = [identity.name for identity in identities]
         rows = await self._fetch("entries_by_identity", scopes, names)
         return {Identity(row["scope"], row["name"]): _transaction(row) for row in rows}
+
+    async def groups_by_identity(
+        self, identities: Sequence[Identity]
+    ) -> dict[Identity, TransferGroup | None]:
+        """Find the groups of transfers that were accepted under these identities; None where one
+        names something else.
+        """
+        if not identities:
+            return {}
+        scopes = [identity.scope for identity in identities]
+        names = [identity.name for identity in identities]
+        named = await self._fetch("groups_named", scopes, names)
+        places = {
+            (row["batch_seq"], row["group_no"]): EntryPosition(row["batch_seq"], row["item_no"])
+            for row in named
+            if row["group_no"] is not None
+        }
+        groups = await self._groups_at(list(places.values()))
+        return {
+            Identity(row["scope"], row["name"]): groups.get((row["batch_seq"], row["group_no"]))
+            for row in named
+        }
+
+    async def group_at(self, position: EntryPosition) -> TransferGroup | None:
+        """Find the group that the entry at a place in the journal belongs to, if it does."""
+        return next(iter((await self._groups_at([position])).values()), None)
+
+    async def _groups_at(
+        self, positions: Sequence[EntryPosition]
+    ) -> dict[tuple[int, int], TransferGroup]:
+        """The groups that entries belong to, each once, by batch and number in it."""
+        if not positions:
+            return {}
+        places = ([each.batch_seq for each in positions], [each.item_no for each in positions])
+        rows_of: dict[tuple[int, int], list[_Row]] = {}
+        for row in await self._fetch("groups_at", *places):
+            rows_of.setdefault((row["batch_seq"], row["group_no"]), []).append(row)
+        return {place: _group(rows) for place, rows in rows_of.items()}
 
     async def requests_by_identity(
         self, identities: Sequence[Identity]
@@ -297,7 +339,7 @@ def _part(row: _Row) -> StoredPart | None:
 
 
 def _transaction(row: _Row, account: Account | None = None) -> Transaction:
-    metadata = row["metadata"]
+    metadata, transfer_id = row["metadata"], row.get("transfer_id")
     return Transaction(
         transaction_id=transaction_id_of(row),
         account=account or _account(row),
@@ -309,7 +351,17 @@ def _transaction(row: _Row, account: Account | None = None) -> Transaction:
         reference=row["reference"],
         metadata=None if metadata is None else _decode_metadata(metadata),
         attempt_id=row["attempt_id"],
+        transfer_id=None if transfer_id is None else UUID(int=transfer_id.int),
+        other_account_id=row.get("other_account_id"),
     )
+
+
+def _group(rows: Sequence[_Row]) -> TransferGroup:
+    """Put the entries of a group together."""
+    debits = {row["transfer_no"]: _transaction(row) for row in rows if row["change_minor"] < 0}
+    credits_ = {row["transfer_no"]: _transaction(row) for row in rows if row["change_minor"] > 0}
+    errors.require(debits.keys() == credits_.keys(), "a transfer has not exactly two entries")
+    return TransferGroup(tuple(Transfer(debits[each], credits_[each]) for each in sorted(debits)))
 
 
 def _balance(row: _Row) -> Balance:

@@ -10,8 +10,9 @@ from app.ledger.admission import JOURNALED, Admission, Fenced, Slot
 from app.ledger.flights import FlightRecord, journaled_among, left_out
 from app.ledger.item import Item
 from app.ledger.mode import Ruling
-from app.ledger.model import Identity, Transaction
+from app.ledger.model import Identity
 from app.ledger.store import LedgerStore
+from app.ledger.transfers import Accepted
 
 
 class Telling:
@@ -27,11 +28,11 @@ class Telling:
         ruling: Ruling,
         slot: Slot,
         items: Iterable[Item],
-        found: Mapping[Identity, Transaction],
+        found: Mapping[Identity, Accepted | None],
     ) -> None:
         """Confirm the attempts that journaled repeated requests, if Redis listens."""
-        accepted = [found[each] for item in items for each in item.identities if each in found]
-        attempts = {transaction.attempt_id for transaction in accepted}
+        accepted = [found.get(each) for item in items for each in item.identities]
+        attempts = {each.attempt_id for each in accepted if each is not None}
         if attempts:
             with contextlib.suppress(Fenced, errors.RedisUnavailable):
                 await self._tell(ruling, slot, await self._admission.in_flight(ruling, attempts))

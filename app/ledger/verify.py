@@ -30,7 +30,7 @@ _PAGE = 500
 _SCAN = 1_000
 _LOADED = "loaded:"
 _PAUSE_RATIO, _GENTLE_PAUSE_RATIO = 1.0, 8.0
-# A gentle run that has found something ends after this part of its time.
+# A gentle run that has found something has this part of its time left.
 _FOUND_SHARE = 0.25
 _now = time.monotonic
 
@@ -181,6 +181,27 @@ class Verifier:
             _differing("entry", row, f"batch {row['batch_seq']} item {row['item_no']}")
             for row in rows
         ]
+        run.mismatches += [
+            _mismatch(
+                "transfer",
+                row["account_id"],
+                "one debit and one credit of one amount",
+                f"{row['entry_count']} entries that sum to "
+                + decimal_text(int(row["found_minor"]), row["exponent"]),
+                f"batch {row['batch_seq']} transfer {row['transfer_no']}",
+            )
+            for row in await self._fetch("transfers_differing", *bounds)
+        ]
+        run.mismatches += [
+            _mismatch(
+                "group",
+                None,
+                f"all of its {row['item_count']} entries or none",
+                f"{row['entry_count']} entries",
+                f"batch {row['batch_seq']} group {row['group_no']}",
+            )
+            for row in await self._fetch("groups_torn", *bounds)
+        ]
         run.compared.update(batches=page["batch_count"], entries=page["entry_count"])
         return int(page["last"])
 
@@ -219,8 +240,9 @@ class _Run:
 
     def __init__(self, started: float, budget_s: float, gently: bool) -> None:
         self._deadline = started + budget_s
-        self._found_deadline = started + budget_s * (_FOUND_SHARE if gently else 1)
         self._gently = gently
+        self._hurry_s = budget_s * _FOUND_SHARE
+        self._is_hurrying = False
         self.complete = True
         self.compared: Counter[str] = Counter()
         self.mismatches: list[Mismatch] = []
@@ -228,7 +250,11 @@ class _Run:
     @property
     def is_late(self) -> bool:
         """Tell whether time is up; the run is not complete then."""
-        late = _now() >= (self._found_deadline if self.mismatches else self._deadline)
+        now = _now()
+        if self._gently and self.mismatches and not self._is_hurrying:
+            self._is_hurrying = True
+            self._deadline = min(self._deadline, now + self._hurry_s)
+        late = now >= self._deadline
         self.complete &= not late
         return late
 

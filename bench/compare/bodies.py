@@ -1,14 +1,17 @@
 """The bodies of requests, prepared once so that the generator of load only puts keys into them."""
 
 import random
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
 from app.ledger.routes import TRANSACTION_PATH
-from bench.compare.samples import Cell
+from bench.compare.samples import TRANSFERS, Cell
 
 BATCH_PATH = "/api/v1/transactions"
+TRANSFER_PATH, GROUP_PATH = "/api/v1/transfers", "/api/v1/groups"
 # `bench/wrk_requests.lua` puts a key of this length in its place.
 KEY_PLACE = "K" * 24
 AMOUNT = "0.01"
@@ -25,6 +28,8 @@ def account_id(number: int) -> str:
 
 def path_of(cell: Cell) -> str:
     """Where a cell's requests go."""
+    if cell.kind == TRANSFERS:
+        return TRANSFER_PATH if cell.items == 1 else GROUP_PATH
     return TRANSACTION_PATH if cell.items == 1 else BATCH_PATH
 
 
@@ -38,6 +43,8 @@ def bodies(cell: Cell) -> list[bytes]:
     order = [account_id(number) for number in range(cell.accounts)]
     random.Random(1).shuffle(order)
     encode = _encode[cell.encoding]
+    if cell.kind == TRANSFERS:
+        return [encode(_transfers(cell, order, first)) for first in range(cell.accounts)]
     if cell.items == 1:
         return [encode(_transaction(name)) for name in order]
     count = max(_BATCHES_MIN, -(-cell.accounts // cell.items)) if cell.accounts > 1 else 1
@@ -46,7 +53,7 @@ def bodies(cell: Cell) -> list[bytes]:
 
 def write_bodies(folder: Path, cell: Cell) -> Path:
     """Write a cell's bodies, each after its length; cells with the same bodies share the file."""
-    name = f"{cell.accounts}-{cell.items}-{cell.keys}-{cell.encoding}"
+    name = f"{cell.kind}-{cell.accounts}-{cell.items}-{cell.keys}-{cell.encoding}"
     path = folder / f"bodies-{name}"
     if not path.exists():
         path.write_bytes(b"".join(b"%d\n%b" % (len(body), body) for body in bodies(cell)))
@@ -55,6 +62,16 @@ def write_bodies(folder: Path, cell: Cell) -> Path:
 
 def _transaction(name: str) -> dict[str, str]:
     return {"account_id": name, "amount": AMOUNT, "type": "debit"}
+
+
+def _transfers(cell: Cell, order: list[str], first: int) -> dict[str, Any]:
+    """One transfer from each account to the next, or so many from there on."""
+    names = [order[(first + item) % len(order)] for item in range(cell.items + 1)]
+    found = [
+        {"debit_account_id": debit, "credit_account_id": credit, "amount": AMOUNT}
+        for debit, credit in pairwise(names)
+    ]
+    return found[0] if cell.items == 1 else {"transfers": found}
 
 
 def _batch(cell: Cell, order: list[str], first: int) -> dict[str, list[dict[str, str]]]:

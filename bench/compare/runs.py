@@ -16,7 +16,16 @@ from bench.compare.marks import BUSY, HOT, MANY
 from bench.compare.measure import Field
 from bench.compare.plan import Selection, cells
 from bench.compare.report import page, write_page
-from bench.compare.samples import POSTGRES_MODE, SERVICE, Cell, Sample, medians, write_raw
+from bench.compare.samples import (
+    POSTGRES_MODE,
+    SERVICE,
+    TRANSACTIONS,
+    TRANSFERS,
+    Cell,
+    Sample,
+    medians,
+    write_raw,
+)
 from bench.compare.stage import open_stage
 from bench.compare.surroundings import surroundings
 from bench.compare.unbatched import alone, busy, gains, lonely
@@ -135,6 +144,25 @@ def costs(options: Options) -> str:
     return _written(options, ("guarantees", title), ended, parts, samples)
 
 
+def operations(options: Options) -> str:
+    """Transfers and groups of ten beside single transactions and bulk requests of ten."""
+    wanted = [
+        Cell(competitor, MANY, connections, items, kind=kind)
+        for connections in BUSY
+        for competitor in (SERVICE, POSTGRES_MODE)
+        for items in (1, 10)
+        for kind in (TRANSACTIONS, TRANSFERS)
+    ]
+    with open_stage(options.seconds) as stage:
+        open_accounts(stage, MANY)
+        field = Field(stage, {SERVICE, POSTGRES_MODE}, MANY, say)
+        field.warm_up()
+        samples = field.measure(wanted, options.rounds, options.seconds)
+        ended = _ended(field, options)
+    parts = [("Medians", tables.lines(medians(samples), {}))]
+    return _written(options, ("operations", "What each operation costs"), ended, parts, samples)
+
+
 def _ended(field: Field, options: Options) -> Ended:
     """Let everybody prove their books, and say what they ran with."""
     return Ended(surroundings(field.stage, options.rounds, options.seconds), field.verified())
@@ -181,6 +209,7 @@ def _ceiling_lines(limits: dict[str, float]) -> list[str]:
 RUNS: dict[str, Callable[[Options], str]] = {
     "busy": many,
     "modes": modes,
+    "operations": operations,
     "slow-commit": slow_commit,
     "guarantees": costs,
 }

@@ -12,12 +12,14 @@ POSTGRES_MODE = "this service, mode postgres"
 NAIVE = "naive: a script and an insert each"
 EMPTY = "empty handler"
 ROW_LOCKS = "row locks (pgbench)"
+TRANSACTIONS, TRANSFERS = "transactions", "transfers"
 
 
 class Cell(NamedTuple):
     """One line of the table: who is driven, and with what.
 
-    `items` go in a request; `keys` says what has an idempotency key, a request or an item.
+    `items` go in a request, transactions or, all or none, transfers; `keys` says what has an
+    idempotency key, a request or an item.
     """
 
     competitor: str
@@ -27,6 +29,12 @@ class Cell(NamedTuple):
     keys: str = "request"
     encoding: str = "json"
     condition: str = ""
+    kind: str = TRANSACTIONS
+
+    @property
+    def rows(self) -> int:
+        """How many rows of the journal a request leaves."""
+        return self.items * (2 if self.kind == TRANSFERS else 1)
 
 
 class Figures(NamedTuple):
@@ -51,7 +59,7 @@ class Sample(NamedTuple):
 
     @property
     def per_second(self) -> float:
-        """Accepted transactions per second."""
+        """Accepted transactions per second, or transfers."""
         return self.cell.items * self.figures.accepted / (self.figures.duration_us / 1_000_000)
 
 
@@ -106,6 +114,8 @@ def described(sample: Sample) -> str:
     """One line for whoever watches the run."""
     cell, figures = sample.cell, sample.figures
     form = f"{cell.items} x {cell.encoding}, key per {cell.keys}" if cell.items > 1 else "single"
+    if cell.kind == TRANSFERS:
+        form = f"group of {cell.items} transfers"
     where = f"{cell.competitor}{' ' + cell.condition if cell.condition else ''}"
     return (
         f"{where:38} {cell.accounts:6} acc {cell.connections:4} conns {form:26}"

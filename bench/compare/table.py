@@ -4,7 +4,15 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from bench.compare.plan import ACCOUNTS
-from bench.compare.samples import EMPTY, NAIVE, POSTGRES_MODE, ROW_LOCKS, Cell, Median
+from bench.compare.samples import (
+    EMPTY,
+    NAIVE,
+    POSTGRES_MODE,
+    ROW_LOCKS,
+    TRANSFERS,
+    Cell,
+    Median,
+)
 
 BASE_CLIENTS = 64
 MISSING = "-"
@@ -91,6 +99,8 @@ def lines(medians: Medians, absent: Mapping[str, str]) -> list[str]:
 
 def form_of(cell: Cell) -> str:
     """Say in words what a request holds."""
+    if cell.kind == TRANSFERS:
+        return "transfer" if cell.items == 1 else f"group of {cell.items:,} transfers"
     if cell.items == 1:
         return "single"
     encoding = {"json": "JSON", "msgpack": "MessagePack"}[cell.encoding]
@@ -123,7 +133,7 @@ def shown(found: Ratio | None) -> str:
     return f"{found.value:.2f}" if found else MISSING
 
 
-def _order(cell: Cell) -> tuple[int, int, int, str, str, bool, str]:
+def _order(cell: Cell) -> tuple[int, int, str, int, str, str, bool, str]:
     is_http = cell.competitor != ROW_LOCKS
-    return (cell.accounts, cell.items, cell.connections if is_http else 0, cell.keys,
+    return (cell.accounts, cell.items, cell.kind, cell.connections if is_http else 0, cell.keys,
             cell.encoding, is_http, cell.competitor)  # fmt: skip

@@ -51,5 +51,5 @@ def read_figures(output: str) -> Figures:
 def possible_rows(cell: Cell, figures: Figures) -> range:
     """How many rows a run may have left: wrk ends without reading each connection's last answer."""
     return range(
-        figures.accepted * cell.items, (figures.accepted + cell.connections) * cell.items + 1
+        figures.accepted * cell.rows, (figures.accepted + cell.connections) * cell.rows + 1
     )

@@ -134,11 +134,9 @@ def _month(stand: Stand, options: Options, rows: int, accounts: int, *, random: 
             _chunk(stand, table, part["starts"], chunk, accounts, random=random)
         done += chunk
     with options.turns:
-        stand.execute(
-            f"ALTER TABLE {table} ADD PRIMARY KEY (account_no, batch_seq, item_no, created_at)"
-        )
+        stand.execute(f"ALTER TABLE {table} ADD PRIMARY KEY (batch_seq, item_no, created_at)")
     with options.turns:
-        stand.execute(f"CREATE INDEX ON {table} (batch_seq)")
+        stand.execute(f"CREATE INDEX ON {table} (account_no, batch_seq)")
         bounds = f"FROM ('{part['starts'].isoformat()}') TO ('{part['ends'].isoformat()}')"
         stand.execute(f"ALTER TABLE journal_entries ATTACH PARTITION {table} FOR VALUES {bounds}")
     with options.turns:

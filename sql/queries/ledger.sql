@@ -63,22 +63,22 @@ SELECT c.before::text
  WHERE a.account_id = $1 AND c.outcome = 'changed' ORDER BY c.changed_at LIMIT 1
 
 -- name: journal_batch
--- Journal one micro-batch or one part of a request; see journal_batch_v3. What each item has comes as one
+-- Journal one micro-batch or one part of a request; see journal_batch_v4. What each item has comes as one
 -- text with spaces between, which costs a client a third of what an array does.
--- Params: $1 shard smallint, $2 epoch bigint, $3 word text, $4 attempt_id bigint, $5 extent text, $6 request_scope integer, $7 request_key text, $8 request_name text, $9 request_digest bytea, $10 refusals text, $11 account_nos text, $12 changes_minor text, $13 transaction_ids uuid[], $14 references text[], $15 metadata text[], $16 key_items text, $17 key_scopes text, $18 key_names text
+-- Params: $1 shard smallint, $2 epoch bigint, $3 word text, $4 attempt_id bigint, $5 extent text, $6 request_scope integer, $7 request_key text, $8 request_name text, $9 request_digest bytea, $10 refusals text, $11 account_nos text, $12 changes_minor text, $13 transaction_ids uuid[], $14 references text[], $15 metadata text[], $16 key_items text, $17 key_scopes text, $18 key_names text, $19 transfer_nos smallint[], $20 group_nos smallint[]
 SELECT outcome, accepted_seq, accepted_at, duplicate_items
-  FROM journal_batch_v3($1, $2, $3, $4, $5, $6, $7, $8, $9, $10,
+  FROM journal_batch_v4($1, $2, $3, $4, $5, $6, $7, $8, $9, $10,
                         string_to_array($11, ' ')::bigint[], string_to_array($12, ' ')::bigint[], $13, $14, $15,
-                        string_to_array($16, ' ')::integer[], string_to_array($17, ' ')::integer[], string_to_array($18, ' '))
+                        string_to_array($16, ' ')::integer[], string_to_array($17, ' ')::integer[], string_to_array($18, ' '), $19, $20)
 
 -- name: decide_batch
--- Decide and journal one micro-batch or one part of a request under row locks; see decide_batch_v3, and
+-- Decide and journal one micro-batch or one part of a request under row locks; see decide_batch_v4, and
 -- journal_batch for the texts.
--- Params: $1 shard smallint, $2 epoch bigint, $3 word text, $4 attempt_id bigint, $5 is_repeated boolean, $6 balance_max bigint, $7 extent text, $8 request_scope integer, $9 request_key text, $10 request_name text, $11 request_digest bytea, $12 refusals text, $13 positions integer[], $14 account_nos text, $15 changes_minor text, $16 transaction_ids uuid[], $17 references text[], $18 metadata text[], $19 key_items text, $20 key_scopes text, $21 key_names text
+-- Params: $1 shard smallint, $2 epoch bigint, $3 word text, $4 attempt_id bigint, $5 is_repeated boolean, $6 balance_max bigint, $7 extent text, $8 request_scope integer, $9 request_key text, $10 request_name text, $11 request_digest bytea, $12 refusals text, $13 positions integer[], $14 account_nos text, $15 changes_minor text, $16 transaction_ids uuid[], $17 references text[], $18 metadata text[], $19 key_items text, $20 key_scopes text, $21 key_names text, $22 transfer_nos smallint[], $23 group_nos smallint[]
 SELECT outcome, accepted_seq, accepted_at, words, availables
-  FROM decide_batch_v3($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13,
+  FROM decide_batch_v4($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13,
                        string_to_array($14, ' ')::bigint[], string_to_array($15, ' ')::bigint[], $16, $17, $18,
-                       string_to_array($19, ' ')::integer[], string_to_array($20, ' ')::integer[], string_to_array($21, ' '))
+                       string_to_array($19, ' ')::integer[], string_to_array($20, ' ')::integer[], string_to_array($21, ' '), $22, $23)
 
 -- name: requests_by_identity
 -- The parts of requests that used any of these keys, and whether a single transaction did instead.
@@ -97,25 +97,43 @@ SELECT w.scope, w.name, f.*
        -- Each by itself: without statistics a join of all at once would read the whole journal.
        SELECT e.batch_seq, e.item_no, e.created_at, e.change_minor, e.transaction_id, e.reference, e.metadata::text,
               b.status, b.mode, b.attempt_id, coalesce(b.settled_at, e.created_at) AS updated_at,
-              a.account_no, a.account_id, a.currency, a.exponent
+              a.account_no, a.account_id, a.currency, a.exponent, t.transfer_id, t.other_account_id
          FROM idempotency_keys k
          JOIN journal_batches b ON b.batch_seq = k.batch_seq
          JOIN accounts a ON a.account_no = k.account_no
          JOIN journal_entries e ON e.account_no = k.account_no AND e.batch_seq = k.batch_seq
                                AND e.item_no = k.item_no AND e.created_at = b.created_at
+         LEFT JOIN LATERAL transfer_of_v1(e.batch_seq, e.created_at, e.item_no, b.transfer_nos) AS t ON true
         WHERE k.scope = w.scope AND k.name = w.name
        OFFSET 0
       ) AS f
+
+-- name: groups_named
+-- Which groups of transfers used these keys or ids, each by its batch and its number there; the number is
+-- NULL where something else used it.
+-- Params: $1 scopes integer[], $2 names text[]
+SELECT w.scope, w.name, k.batch_seq, b.group_nos[k.item_no + 1] AS group_no, k.item_no
+  FROM unnest($1::integer[], $2::text[]) AS w (scope, name)
+  JOIN idempotency_keys k ON k.scope = w.scope AND k.name = w.name
+  JOIN journal_batches b ON b.batch_seq = k.batch_seq
+
+-- name: groups_at
+-- The groups that the entries at these places in the journal belong to, an entry a row.
+-- Params: $1 batch_seqs bigint[], $2 item_nos smallint[]
+SELECT g.*
+  FROM unnest($1::bigint[], $2::smallint[]) AS w (batch_seq, item_no)
+ CROSS JOIN LATERAL (SELECT * FROM group_entries_v1(w.batch_seq, w.item_no) OFFSET 0) AS g
 
 -- name: entry_by_position
 -- The accepted movement at a place in the journal, unless its client chose its id.
 -- Params: $1 batch_seq bigint, $2 item_no smallint
 SELECT e.batch_seq, e.item_no, e.created_at, e.change_minor, e.transaction_id,
        e.reference, e.metadata::text, b.status, b.mode, b.attempt_id, coalesce(b.settled_at, e.created_at) AS updated_at,
-       a.account_no, a.account_id, a.currency, a.exponent
+       a.account_no, a.account_id, a.currency, a.exponent, t.transfer_id, t.other_account_id
   FROM journal_batches b
   JOIN journal_entries e ON e.batch_seq = b.batch_seq AND e.created_at = b.created_at AND e.item_no = $2
   JOIN accounts a ON a.account_no = e.account_no
+  LEFT JOIN LATERAL transfer_of_v1(e.batch_seq, e.created_at, e.item_no, b.transfer_nos) AS t ON true
  WHERE b.batch_seq = $1 AND e.transaction_id IS NULL
 
 -- name: balance
@@ -142,17 +160,18 @@ WITH bounds AS MATERIALIZED (
     SELECT min(batch_seq) AS first_seq, min(created_at) AS first_at
       FROM journal_batches WHERE status = 'PENDING'
 )
-SELECT p.debit_minor, p.credit_minor, p.entry_count, i.*
+SELECT p.debit_minor, p.credit_minor, p.entry_count, i.*, t.transfer_id, t.other_account_id
   FROM pending_sums_v1($1) AS p
   LEFT JOIN LATERAL (
        SELECT e.batch_seq, e.item_no, e.created_at, e.change_minor, e.transaction_id, e.reference,
-              e.metadata::text, b.status, b.mode, b.attempt_id, e.created_at AS updated_at
+              e.metadata::text, b.status, b.mode, b.attempt_id, e.created_at AS updated_at, b.transfer_nos
          FROM journal_batches b
          JOIN journal_entries e ON e.account_no = $1 AND e.batch_seq = b.batch_seq AND e.created_at = b.created_at
         WHERE b.status = 'PENDING' AND (e.batch_seq, e.item_no) > ($2, $3)
           AND e.batch_seq >= (SELECT greatest(first_seq, $2) FROM bounds)
           AND e.created_at >= (SELECT first_at FROM bounds)
         ORDER BY e.batch_seq, e.item_no LIMIT $4) AS i ON true
+  LEFT JOIN LATERAL transfer_of_v1(i.batch_seq, i.created_at, i.item_no, i.transfer_nos) AS t ON true
  ORDER BY i.batch_seq, i.item_no
 
 -- name: account_details

@@ -71,6 +71,30 @@ SELECT batch_seq, item_no, w.change_minor AS expected_minor, e.change_minor AS f
  WHERE w.change_minor IS DISTINCT FROM e.change_minor
  ORDER BY batch_seq, item_no LIMIT $3
 
+-- name: transfers_differing
+-- Transfers of batches in a range that are not one debit and one credit of one amount and currency.
+-- Params: $1 after_batch_seq bigint, $2 last_batch_seq bigint, $3 limit bigint
+SELECT e.batch_seq, b.transfer_nos[e.item_no + 1] AS transfer_no, min(a.account_id) AS account_id, min(a.exponent) AS exponent,
+       sum(e.change_minor) AS found_minor, count(*) AS entry_count
+  FROM journal_batches b
+  JOIN journal_entries e ON e.batch_seq = b.batch_seq AND e.created_at = b.created_at
+  JOIN accounts a ON a.account_no = e.account_no
+ WHERE b.batch_seq > $1 AND b.batch_seq <= $2 AND b.transfer_nos IS NOT NULL
+ GROUP BY e.batch_seq, b.transfer_nos[e.item_no + 1]
+HAVING sum(e.change_minor) <> 0 OR count(*) <> 2 OR count(DISTINCT a.currency) <> 1
+    OR count(DISTINCT b.group_nos[e.item_no + 1]) <> 1
+ ORDER BY e.batch_seq, 2 LIMIT $3
+
+-- name: groups_torn
+-- Groups of batches in a range that are done in part.
+-- Params: $1 after_batch_seq bigint, $2 last_batch_seq bigint, $3 limit bigint
+SELECT b.batch_seq, i.group_no, count(*) AS item_count, count(i.change_minor) AS entry_count
+  FROM journal_batches b CROSS JOIN LATERAL unnest(b.group_nos, b.changes_minor) AS i (group_no, change_minor)
+ WHERE b.batch_seq > $1 AND b.batch_seq <= $2 AND b.group_nos IS NOT NULL
+ GROUP BY b.batch_seq, i.group_no
+HAVING count(i.change_minor) NOT IN (0, count(*))
+ ORDER BY b.batch_seq, i.group_no LIMIT $3
+
 -- name: settlements_page
 -- Where a page of settlements after an id ends, and how much is in it; one with many entries is short.
 -- Params: $1 after_settlement_id bigint, $2 limit bigint, $3 entries_max bigint

@@ -10,7 +10,7 @@ from decimal import Decimal
 from typing import Any, NamedTuple
 
 from tests.chaos.facts import EntryRow, Facts, FoundRow, LineRow, reservations
-from tests.chaos.history import History, Operation, Outcome
+from tests.chaos.history import History, Operation, Outcome, Sending
 
 REUSED = "idempotency_key_reused"
 CONFLICT = "idempotency_identity_conflict"
@@ -87,20 +87,32 @@ def _check_operation(operation: Operation, rows: list[EntryRow]) -> Iterator[Vio
 def _wrong_rows(operation: Operation, rows: list[EntryRow]) -> Iterator[str]:
     accepted = operation.accepted
     sent = [sending for sending in operation.sendings if not sending.is_other_body]
-    if len(rows) > 1:
+    movements = operation.movements
+    if len(rows) > len(movements):
         yield "moved_more_than_once"
+    if 0 < len(rows) < len(movements):
+        yield "done_in_part"
     if accepted and not rows:
         yield "acknowledged_and_lost"
     if rows and all(sending.outcome in _CLAIMS_NOTHING for sending in sent):
         yield "refused_and_applied"
-    told = {sending.fields.get("transaction_id") for sending in accepted}
-    for row in rows:
-        if (row.account_id, row.change_minor) != (operation.account_id, operation.change_minor):
-            yield "row_differs_from_request"
-        if operation.transaction_id not in (None, row.transaction_id):
-            yield "row_has_another_id"
-        if told - {row.transaction_id}:
-            yield "answer_names_another_row"
+    if rows and sorted((row.account_id, row.change_minor) for row in rows) != sorted(movements):
+        yield "row_differs_from_request"
+    ids = {row.transaction_id for row in rows}
+    if rows and operation.transaction_id not in {None, *ids}:
+        yield "row_has_another_id"
+    if rows and {name for sending in accepted for name in _told(sending)} - ids:
+        yield "answer_names_another_row"
+
+
+def _told(sending: Sending) -> Iterator[str]:
+    """The ids of the movements that an answer names."""
+    if "transfers" in sending.fields:
+        for transfer in sending.fields["transfers"]:
+            yield transfer["transfer_id"]
+            yield transfer["credit_transaction_id"]
+    else:
+        yield str(sending.fields.get("transaction_id"))
 
 
 def _wrong_answers(operation: Operation) -> Iterator[str]:
@@ -149,16 +161,23 @@ def check_keys(history: History, facts: Facts) -> Iterator[Violation]:
     for key in facts.keys:
         if not key.account_id:
             yield Violation("key_without_row", key.name, key._asdict())
-    rows = {entry.reference: entry for entry in facts.entries}
+    rows = defaultdict(list)
+    for entry in facts.entries:
+        rows[entry.reference].append(entry)
     for operation in history.operations:
-        row = rows.get(operation.reference)
+        account_id, change_minor = operation.movements[0]
+        named = [
+            (row.batch_seq, row.item_no, row.account_id)
+            for row in rows[operation.reference]
+            if (row.account_id, row.change_minor) == (account_id, change_minor)
+        ]
         for kind, name in (("key", operation.key), ("id", operation.transaction_id)):
             if name is None:
                 continue
             key = names.get(f"{kind}:{name}")
             place = (key.batch_seq, key.item_no, key.account_id) if key else None
-            if place != ((row.batch_seq, row.item_no, row.account_id) if row else None):
-                detail = {"name": name, "key": place, "row": row._asdict() if row else None}
+            if place not in (named or [None]):
+                detail = {"name": name, "key": place, "rows": named}
                 yield Violation("key_and_row_disagree", operation.reference, detail)
 
 

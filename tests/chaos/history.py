@@ -50,7 +50,11 @@ class Sending(msgspec.Struct):
 
 
 class Operation(msgspec.Struct, eq=False):
-    """One intention; `reference` names it in the journal, whether it has a key or not."""
+    """One intention; `reference` names it in the journal, whether it has a key or not.
+
+    One with `transfers`, as (debit, credit, amount in minor units), is a group of them; its account
+    and amount are those of the first one's debit.
+    """
 
     reference: str
     account_id: str
@@ -60,6 +64,15 @@ class Operation(msgspec.Struct, eq=False):
     key: str | None = None
     transaction_id: str | None = None
     sendings: list[Sending] = []
+    transfers: list[tuple[str, str, int]] = []
+
+    @property
+    def movements(self) -> list[tuple[str, int]]:
+        """The accounts it moves, each by a signed amount, all of them or none."""
+        if not self.transfers:
+            return [(self.account_id, self.change_minor)]
+        debits = [(debit, -amount) for debit, _, amount in self.transfers]
+        return debits + [(credit, amount) for _, credit, amount in self.transfers]
 
     @property
     def is_named(self) -> bool:
@@ -89,6 +102,7 @@ class Operation(msgspec.Struct, eq=False):
             notes = [str(sending.outcome), str(sending.status), sending.code]
             notes += ["replayed"] * sending.replayed + ["other body"] * sending.is_other_body
             sent.append(" ".join([at, *filter(None, notes)]))
+        own["transfers"] = self.transfers
         return {**own, "id": self.transaction_id, "sendings": sent}
 
 

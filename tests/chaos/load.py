@@ -9,8 +9,9 @@ import random
 import time
 import uuid
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+from tests.chaos.bodies import body_of, major
 from tests.chaos.client import Answer, HttpClient, Lost, NotSent
 from tests.chaos.history import (
     Account,
@@ -23,6 +24,8 @@ from tests.chaos.history import (
 )
 
 TRANSACTION_PATH = "/api/v1/transaction"
+GROUP_PATH = "/api/v1/groups"
+GROUP_TRANSFERS_MAX = 5
 PATIENCE_S = 12.0
 SHORT_PATIENCE_S = 2.0
 RETRIES_MAX = 6
@@ -41,6 +44,7 @@ class Habits(NamedTuple):
     """How often clients do what, as shares of one."""
 
     credit: float = 0.4
+    transfers: float = 0.3
     drain: float = 0.06
     without_name: float = 0.06
     with_own_id: float = 0.15
@@ -118,8 +122,12 @@ class Load:
         await asyncio.gather(*tasks)
         self._accounts = list(planned)
         heat = {"hot": 12.0, "warm": 2.0, "cold": 8.0 / max(1, len(planned) - 9)}
-        self._weights = [heat[account.heat] for account in planned]
+        self._heat = heat
+        self._weights = [self._weight(account) for account in planned]
         self._history.accounts.update({account.account_id: account for account in planned})
+
+    def _weight(self, account: Account) -> float:
+        return self._heat[account.heat]
 
     async def _open(self, client: HttpClient, account: Account) -> None:
         body = {
@@ -165,7 +173,9 @@ class Load:
                     await self._send(clients, earlier, rng, self._patience_s(rng))
                 continue
             operation = self._operation(rng, number)
-            if rng.random() < self.habits.drain:
+            if rng.random() < self.habits.transfers:
+                self._make_group(operation, rng)
+            elif rng.random() < self.habits.drain:
                 await self._take_all(clients, operation, rng)
             operations.append(operation)
             await self._pursue(clients, operation, rng)
@@ -189,6 +199,22 @@ class Load:
             transaction_id=str(uuid.uuid5(_IDS, reference)) if own_id else None,
             sendings=[],
         )
+
+    def _make_group(self, operation: Operation, rng: random.Random) -> None:
+        """Make an operation a group of transfers that begins at its account."""
+        exponent = self._history.accounts[operation.account_id].exponent
+        partners = [each for each in self._accounts if each.exponent == exponent]
+        weights = [self._weight(each) for each in partners]
+        debit = operation.account_id
+        for _ in range(rng.randint(1, GROUP_TRANSFERS_MAX)):
+            credit = rng.choices(partners, weights)[0].account_id
+            if credit != debit:
+                amount_minor = operation.amount_minor + rng.randrange(0, 9)
+                operation.transfers.append((debit, credit, amount_minor))
+            debit = rng.choice([operation.account_id, rng.choices(partners, weights)[0].account_id])
+        if operation.transfers:
+            operation.account_id, _, operation.amount_minor = operation.transfers[0]
+            operation.is_credit = False
 
     async def _take_all(
         self, clients: dict[str, HttpClient], operation: Operation, rng: random.Random
@@ -262,6 +288,8 @@ class Load:
         """What was accepted must be found by any instance at once."""
         api = rng.choice(list(clients))
         path = f"/api/v1/transactions/{accepted.fields.get('transaction_id')}"
+        if operation.transfers:
+            path = f"{GROUP_PATH}/{accepted.fields.get('group_id')}"
         if operation.key is not None and rng.random() < 0.5:
             path = f"/api/v1/transactions?idempotency_key={operation.key}"
         try:
@@ -299,10 +327,11 @@ class Load:
     ) -> Sending:
         """Send once and record what came back."""
         started = self.now_s
-        body = _body(operation, self._history.accounts[operation.account_id], is_other_body)
+        body = body_of(operation, self._history.accounts[operation.account_id], is_other_body)
         headers = {"Idempotency-Key": operation.key} if operation.key is not None else {}
         try:
-            answer = await client.request("POST", TRANSACTION_PATH, patience_s, body, headers)
+            path = GROUP_PATH if operation.transfers else TRANSACTION_PATH
+            answer = await client.request("POST", path, patience_s, body, headers)
             sending = _judge(answer, api, started, self.now_s)
         except NotSent as exc:
             sending = Sending(api, started, self.now_s, Outcome.NOT_SENT, code=_first_word(exc))
@@ -336,28 +365,5 @@ def _judge(answer: Answer, api: str, started: float, ended: float) -> Sending:
     return sending
 
 
-def _body(operation: Operation, account: Account, is_other_body: bool) -> dict[str, Any]:
-    amount = operation.amount
-    if is_other_body:
-        amount = major(operation.amount_minor + 1, account.exponent)
-    body = {
-        "account_id": operation.account_id,
-        "amount": amount,
-        "type": "credit" if operation.is_credit else "debit",
-        "reference": operation.reference,
-    }
-    if operation.transaction_id is not None:
-        body["id"] = operation.transaction_id
-    return body
-
-
 def _first_word(exc: Exception) -> str:
     return str(exc).split(":", maxsplit=1)[0]
-
-
-def major(amount_minor: int, exponent: int) -> str:
-    """Write minor units as a decimal text, by integers only."""
-    sign, digits = ("-" if amount_minor < 0 else ""), str(abs(amount_minor)).zfill(exponent + 1)
-    if not exponent:
-        return sign + digits
-    return f"{sign}{digits[:-exponent]}.{digits[-exponent:]}"

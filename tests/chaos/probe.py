@@ -7,11 +7,12 @@ has, which must be accepted. What a run did to it is in the history like everyth
 import asyncio
 from itertools import count, cycle
 
+from tests.chaos.bodies import major
 from tests.chaos.checker import Violation, balances
 from tests.chaos.client import HttpClient
 from tests.chaos.facts import Facts
 from tests.chaos.history import Account, History, Operation, Outcome, Sending
-from tests.chaos.load import PATIENCE_S, Load, major
+from tests.chaos.load import PATIENCE_S, Load
 
 PROBE_TRIES_MAX = 8
 PROBE_PAUSE_S = 0.25

@@ -30,7 +30,7 @@ class Reference:
 
     def __init__(self) -> None:
         self.accounts: dict[str, ReferenceAccount] = {}
-        self.accepted: dict[str, tuple[str, int]] = {}
+        self.accepted: dict[str, tuple[object, ...]] = {}
 
     def open(self, account_id: str, opening: int, credit_limit: int) -> None:
         account = ReferenceAccount(credit_limit=credit_limit)
@@ -44,6 +44,33 @@ class Reference:
             same = self.accepted[key] == (account_id, change)
             return "replayed" if same else "idempotency_key_reused"
         account = self.accounts[account_id]
+        word = self._refusal(account, change)
+        if word:
+            return word
+        (account.credits if change > 0 else account.debits).append(abs(change))
+        self.accepted[key] = (account_id, change)
+        return "accepted"
+
+    def transfer(self, transfers: tuple[tuple[str, str, int], ...], key: str) -> str:
+        """Do (debit, credit, amount) transfers, all or none; answer as `post` does."""
+        if key in self.accepted:
+            return "replayed" if self.accepted[key] == transfers else "idempotency_key_reused"
+        before = {name: (list(a.debits), list(a.credits)) for name, a in self.accounts.items()}
+        legs = [(debit, -amount) for debit, _, amount in transfers]
+        for name, change in legs + [(credit, amount) for _, credit, amount in transfers]:
+            account = self.accounts[name]
+            word = self._refusal(account, change)
+            if word:
+                for each, (debits, credits_) in before.items():
+                    self.accounts[each].debits, self.accounts[each].credits = debits, credits_
+                return word
+            (account.credits if change > 0 else account.debits).append(abs(change))
+        self.accepted[key] = transfers
+        return "accepted"
+
+    @staticmethod
+    def _refusal(account: ReferenceAccount, change: int) -> str:
+        """The code an account refuses a change with, or nothing."""
         if account.closed:
             return "account_closed"
         if account.frozen in ("all", "debit" if change < 0 else "credit"):
@@ -52,9 +79,7 @@ class Reference:
             return "insufficient_available"
         if change > 0 and account.available + change > BALANCE_MAX:
             return "balance_limit_exceeded"
-        (account.credits if change > 0 else account.debits).append(abs(change))
-        self.accepted[key] = (account_id, change)
-        return "accepted"
+        return ""
 
     def limit(self, account_id: str, credit_limit: int) -> str:
         """Change a credit limit: answer 'done' or the code of a refusal."""

@@ -19,6 +19,7 @@ from app.ledger.admission import Slot
 from app.ledger.codes import Direction, Frozen
 from app.ledger.item import Item
 from app.ledger.model import AccountChange, AccountRequest, TransactionRequest
+from app.ledger.transfers import TransferRequest
 from app.settings import Settings
 from tests.conformance.reference import AMOUNT_MAX, Reference
 from tests.failure.conftest import pipeline_of
@@ -32,12 +33,13 @@ FROZEN = ("none", "none", "debit", "credit", "all")
 
 
 class Step(NamedTuple):
-    """A posting; with no account a settlement; with a change of the account, that."""
+    """A posting; with no account a settlement; with a change of the account or transfers, that."""
 
     account_id: str
     change: int
     key: str
     change_of: str = ""
+    transfers: tuple[tuple[str, str, int], ...] = ()
 
 
 def program(seed: int) -> list[Step]:
@@ -51,9 +53,12 @@ def program(seed: int) -> list[Step]:
         if random.random() < 0.12:
             steps.append(drawn_change(random))
             continue
+        if random.random() < 0.25:
+            steps.append(drawn_group(random, number))
+            continue
         if steps and random.random() < 0.2:
             earlier = random.choice(steps)
-            if earlier.account_id and not earlier.change_of:
+            if earlier.account_id and not earlier.change_of and not earlier.transfers:
                 steps.append(earlier if random.random() < 0.7 else earlier._replace(change=7))
                 continue
         amount = random.choice([random.randint(1, 150), AMOUNT_MAX, random.randint(1, AMOUNT_MAX)])
@@ -61,6 +66,15 @@ def program(seed: int) -> list[Step]:
             Step(random.choice(list(ACCOUNTS)), amount * random.choice([-1, 1]), f"k{number}")
         )
     return steps
+
+
+def drawn_group(random: Random, number: int) -> Step:
+    """Draw a group of one to three transfers, under a key that comes again now and then."""
+    transfers = tuple(
+        (*random.sample(list(ACCOUNTS), 2), random.choice([random.randint(1, 150), AMOUNT_MAX]))
+        for _ in range(random.randint(1, 3))
+    )
+    return Step("groups", 0, f"g{number - random.choice([0, 0, 0, 9])}", "", transfers)
 
 
 def drawn_change(random: Random) -> Step:
@@ -77,6 +91,8 @@ def drawn_change(random: Random) -> Step:
 
 def expected_of(reference: Reference, step: Step) -> str:
     """What the reference answers."""
+    if step.transfers:
+        return reference.transfer(step.transfers, step.key)
     if step.change_of == "limit":
         return reference.limit(step.account_id, step.change)
     if step.change_of == "frozen":
@@ -88,6 +104,8 @@ def expected_of(reference: Reference, step: Step) -> str:
 
 async def take(services: Services, step: Step) -> str:
     """What the service answers."""
+    if step.transfers:
+        return await post_group(services, step.transfers, step.key)
     if not step.change_of:
         return await post(services, step)
     change = AccountChange(
@@ -113,6 +131,25 @@ async def post(services: Services, step: Step) -> str:
     )
     try:
         acceptance = await services.ledger.post_transaction(request)
+    except errors.Rejected as error:
+        return error.code
+    return "replayed" if acceptance.replayed else "accepted"
+
+
+async def post_group(
+    services: Services, transfers: tuple[tuple[str, str, int], ...], key: str
+) -> str:
+    """Send (debit, credit, amount) transfers as a group."""
+    requests = [
+        TransferRequest(
+            debit_account_id=debit,
+            credit_account_id=credit,
+            amount=parse_amount(decimal_text(amount, 2)),
+        )
+        for debit, credit, amount in transfers
+    ]
+    try:
+        acceptance = await services.ledger.post_transfers(requests, key)
     except errors.Rejected as error:
         return error.code
     return "replayed" if acceptance.replayed else "accepted"

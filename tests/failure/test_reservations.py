@@ -32,8 +32,7 @@ async def test_a_failing_lookup_of_duplicates_does_not_keep_the_others_from_redi
     await open_account("A", "10.00")
     await services.ledger.post_transaction(request("A", "1", idempotency_key="dup"))
     await eventually(lambda: is_settled_down(services))
-    store = pipeline_of(services)._store
-    monkeypatch.setattr(store, "transactions_by_identity", refused_by_postgres)
+    monkeypatch.setattr(pipeline_of(services), "_find_accepted", refused_by_postgres)
     batch = [
         request("A", "1", idempotency_key="dup"),
         request("A", "5", "credit", idempotency_key="new"),

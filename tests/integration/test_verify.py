@@ -11,6 +11,7 @@ from app.bootstrap import Services, WorkerServices
 from app.ledger.model import Mismatch, Verification
 from tests.conftest import OpenAccount, eventually
 from tests.failure.conftest import put_in_flight, reservations
+from tests.failure.transfers import send
 from tests.integration.test_transactions import outcomes, request
 
 
@@ -26,6 +27,7 @@ async def with_history(
     await outcomes(services, requests)
     await worker.settler.settle()
     await outcomes(services, requests)
+    await send(services, ("A", "B", "0.10"), ("B", "A", "0.10"))
     await eventually(lambda: not reservations(redis_client))
 
 
@@ -39,7 +41,7 @@ async def test_sound_books_are_verified_whole(
     compared = verification.compared
     assert compared["redis_accounts"] == 2
     assert compared["accounts"] == 3
-    assert compared["entries"] == 10
+    assert compared["entries"] == 14
     assert compared["settlements"] == 1
     assert compared["settlement_lines"] == 2
 
@@ -124,6 +126,29 @@ async def hash_gone(redis_client: Any, _database: Any) -> None:
     redis_client.delete(*redis_client.keys("subbalance:*:account:A"))
 
 
+async def link_changed(_redis: Any, database: Any) -> None:
+    """One half of a transfer is said to be of another one."""
+    await database.execute("SET session_replication_role = replica")
+    await database.execute(
+        "UPDATE journal_batches SET transfer_nos[1] = 7 WHERE transfer_nos IS NOT NULL"
+    )
+
+
+async def group_in_part(_redis: Any, database: Any) -> None:
+    """The second transfer of a group is not there, as if it had been left out."""
+    await database.execute("SET session_replication_role = replica")
+    await database.execute(
+        "DELETE FROM journal_entries e USING journal_batches b WHERE b.batch_seq = e.batch_seq"
+        " AND b.transfer_nos[e.item_no + 1] = 1"
+    )
+    await database.execute(
+        "UPDATE journal_batches b SET entry_count = 2, changes_minor = ("
+        " SELECT array_agg(CASE WHEN b.transfer_nos[i.n] = 0 THEN i.change END ORDER BY i.n)"
+        "   FROM unnest(b.changes_minor) WITH ORDINALITY AS i (change, n))"
+        " WHERE b.transfer_nos IS NOT NULL"
+    )
+
+
 async def chain_cut(_redis: Any, database: Any) -> None:
     await database.execute("SET session_replication_role = replica")
     await database.execute(
@@ -147,6 +172,8 @@ CHANGES: list[tuple[str, str, str, Change]] = [
     ("settlement_line", "postgres", "A", cent_in_a_line),
     ("line_chain", "postgres", "A", chain_cut),
     ("entry", "postgres", "", entry_gone),
+    ("transfer", "postgres", "A", link_changed),
+    ("group", "postgres", "", group_in_part),
 ]
 
 

@@ -22,7 +22,7 @@ def server(request: pytest.FixtureRequest, servers_folder: Path) -> Iterator[Emb
 
 
 OWN = ("0", "99")
-WITH_FLIGHTS = {"admit", "confirm", "flights", "inspect", "stop", "reload"}
+WITH_FLIGHTS = {"admit", "admit_groups", "confirm", "flights", "inspect", "stop", "reload"}
 
 
 class Scripts:
@@ -91,6 +91,22 @@ class Scripts:
             *changes,
         )
         return words_of(reply, len(changes))
+
+    async def admit_groups(
+        self,
+        accounts: dict[str, list[str]],
+        groups: str,
+        *,
+        attempt: str = "1",
+        balance_max: str = str(9 * 10**18),
+        own: tuple[str, str] = OWN,
+        names: str = "",
+    ) -> object:
+        """Admit changes by account, in groups of their positions; returns the reply."""
+        items = [part for each in accounts.values() for part in (str(len(each)), *each)]
+        names = names or " ".join("-" for each in accounts.values() for _ in each)
+        sent = (attempt, balance_max, groups, *own, "0", names, *items)
+        return await self.numbered("admit_groups", list(accounts), *sent)
 
     async def confirm(self, account: str, outcome: str, *others: str, attempt: str = "1") -> object:
         return await self.numbered("confirm", [account], attempt, outcome, *others)

@@ -3,6 +3,7 @@
 from tests.mutations.guard import (
     ACCOUNTS,
     CHANGES,
+    DECISION,
     LUA_STOPS,
     SQL_CHANGES,
     Guard,
@@ -18,14 +19,14 @@ ACCOUNT_GUARDS = (
     ),
     Guard(
         "stop_is_seen_by_admit",
-        "lua/admit.lua",
-        "local why = stop ~= '' and stopped(stop, change_high < 0)",
-        "local why = nil",
+        DECISION,
+        "if stop ~= '' then",
+        "if false then",
         LUA_STOPS,
     ),
     Guard(
         "a_change_under_way_is_seen_by_admit",
-        "lua/admit.lua",
+        DECISION,
         ", changing = 'account_changing'}",
         "}",
         CHANGES,

@@ -3,9 +3,11 @@
 from typing import NamedTuple
 
 FENCE = "lua/include/fence.lua"
+DECISION = "lua/include/decision.lua"
 RELIABILITY = "sql/migrations/0002_ledger_reliability.sql"
 BATCHES = "sql/migrations/0003_ledger_batches.sql"
 ACCOUNTS = "sql/migrations/0004_accounts_change.sql"
+TRANSFERS = "sql/migrations/0005_transfers.sql"
 LUA_MONEY = "tests/lua/test_money.py"
 LUA_STOPS = "tests/lua/test_stops.py"
 JOURNAL = "tests/sql/test_journal.py"
@@ -19,6 +21,9 @@ TWINS = "tests/failure/test_twins.py"
 LATE_COPIES = "tests/failure/test_late_copies.py"
 TELLING = "tests/failure/test_telling.py"
 CHANGES = "tests/failure/test_account_changes.py tests/failure/test_account_change_faults.py"
+LUA_GROUPS = "tests/lua/test_groups.py"
+SQL_GROUPS = "tests/sql/test_groups.py"
+GROUPS = "tests/failure/test_transfer_faults.py"
 LOST_REPLIES = "tests/failure/test_lost_replies.py"
 
 

@@ -1,10 +1,11 @@
 """The guards that keep money safe, how each is switched off, and the tests that notice."""
 
 from tests.mutations.account_guards import ACCOUNT_GUARDS
+from tests.mutations.group_guards import GROUP_GUARDS
 from tests.mutations.guard import (
-    ACCOUNTS,
     BATCHES,
     DECIDE,
+    DECISION,
     FENCE,
     JOURNAL,
     LATE_COPIES,
@@ -14,6 +15,7 @@ from tests.mutations.guard import (
     RELIABILITY,
     SWITCHES,
     TELLING,
+    TRANSFERS,
     TWINS,
     Guard,
 )
@@ -73,7 +75,7 @@ GUARDS: tuple[Guard, ...] = (
     ),
     Guard(
         "separate_statements",
-        BATCHES,
+        TRANSFERS,
         "    PERFORM enter_fence_v1(p_shard);\n"
         "    IF epoch_rules_v1(p_shard, p_epoch, p_word, 'redis') THEN\n",
         "    IF (SELECT s.epoch = p_epoch AND s.redis_token = p_word AND s.mode = 'redis'\n"
@@ -169,7 +171,8 @@ GUARDS: tuple[Guard, ...] = (
         "names_at_once",
         "lua/admit.lua",
         "return {'done', refused[1], refused[2], refused[3], refused[4]}",
-        "return {'done', refused[1], refused[2], refused[3], names_of_others(#refused[1])}",
+        "return {'done', refused[1], refused[2], refused[3], #refused[1] > 0 and"
+        " names_of_others(flight_key, ARGV[7], ARGV[8]) or {}}",
         TWINS,
     ),
     Guard(
@@ -182,10 +185,10 @@ GUARDS: tuple[Guard, ...] = (
     ),
     Guard(
         "credit_wait",
-        "lua/admit.lua",
-        "coming_high, coming_low, credited = sum_high, sum_low, true\n",
-        "coming_high, coming_low, credited = sum_high, sum_low, true\n"
-        "          high, low = add(high, low, change_high, change_low)\n",
+        DECISION,
+        "return false, high, low, sum_high, sum_low",
+        "local more_high, more_low = add(high, low, change_high, change_low)\n"
+        "  return false, more_high, more_low, sum_high, sum_low",
         LUA_MONEY,
     ),
     Guard(
@@ -204,7 +207,7 @@ GUARDS: tuple[Guard, ...] = (
     ),
     Guard(
         "number_under_locks",
-        ACCOUNTS,
+        TRANSFERS,
         "        PERFORM FROM accounts a WHERE a.account_no = ANY (p_account_nos)"
         " ORDER BY a.account_no FOR NO KEY UPDATE;\n",
         "",
@@ -212,14 +215,14 @@ GUARDS: tuple[Guard, ...] = (
     ),
     Guard(
         "refusal_record",
-        ACCOUNTS,
+        TRANSFERS,
         "p_key_scopes, p_key_names, p_is_repeated);",
         "p_key_scopes, p_key_names, false);",
         DECIDE,
     ),
     Guard(
         "claim_before_deciding",
-        ACCOUNTS,
+        TRANSFERS,
         "v_duplicates := claim_keys_v1(accepted_seq, p_account_nos, p_key_items, p_key_scopes,"
         " p_key_names);",
         "v_duplicates := '{}';",
@@ -325,4 +328,5 @@ GUARDS: tuple[Guard, ...] = (
     ),
     *PART_GUARDS,
     *ACCOUNT_GUARDS,
+    *GROUP_GUARDS,
 )

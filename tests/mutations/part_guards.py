@@ -1,13 +1,13 @@
 """The guards of parts: all or none of a batch, and one key that remembers what was answered."""
 
 from tests.mutations.guard import (
-    ACCOUNTS,
     BATCHES,
     BULK,
     LUA_MONEY,
     REAPER,
     SQL_PARTS,
     SWITCHES,
+    TRANSFERS,
     TWINS,
     Guard,
 )
@@ -29,14 +29,14 @@ PART_GUARDS = (
     ),
     Guard(
         "refusal_record_of_a_part",
-        ACCOUNTS,
+        TRANSFERS,
         "p_key_scopes, p_key_names, p_is_repeated);",
         "p_key_scopes, p_key_names, false);",
         SQL_PARTS,
     ),
     Guard(
         "part_key_before_journal",
-        BATCHES,
+        TRANSFERS,
         "    IF NOT claim_request_v1(accepted_seq, p_request_scope, p_request_key,"
         " p_request_name, p_request_digest) THEN\n"
         "        outcome := 'duplicate';\n    ELSE\n",
@@ -45,7 +45,7 @@ PART_GUARDS = (
     ),
     Guard(
         "part_key_before_deciding",
-        ACCOUNTS,
+        TRANSFERS,
         "    IF NOT claim_request_v1(accepted_seq, p_request_scope, p_request_key,"
         " p_request_name, p_request_digest) THEN\n"
         "        PERFORM undo_batch_v1(",
@@ -54,7 +54,7 @@ PART_GUARDS = (
     ),
     Guard(
         "duplicate_undoes",
-        BATCHES,
+        TRANSFERS,
         "    IF outcome = 'duplicate' THEN\n        PERFORM undo_batch_v1(accepted_seq,"
         " p_request_scope, p_request_key, p_request_name, p_key_scopes, p_key_names, false);\n",
         "    IF outcome = 'duplicate' THEN\n",
@@ -62,7 +62,7 @@ PART_GUARDS = (
     ),
     Guard(
         "duplicate_undoes_decision",
-        ACCOUNTS,
+        TRANSFERS,
         "p_key_names, false);\n        outcome := 'duplicate';\n        RETURN;",
         "p_key_names, true);\n        outcome := 'duplicate';\n        RETURN;",
         SQL_PARTS,
@@ -83,14 +83,14 @@ PART_GUARDS = (
     ),
     Guard(
         "atomic_journal",
-        BATCHES,
+        TRANSFERS,
         "CASE WHEN p_extent = 'all' AND duplicate_items <> '{}' THEN 'duplicate'",
         "CASE WHEN false THEN 'duplicate'",
         SQL_PARTS,
     ),
     Guard(
         "atomic_decision",
-        ACCOUNTS,
+        TRANSFERS,
         "CASE WHEN p_extent = 'all' AND v_left_out <> '{}' THEN 'refused'",
         "CASE WHEN false THEN 'refused'",
         SQL_PARTS,
@@ -104,24 +104,24 @@ PART_GUARDS = (
     ),
     Guard(
         "refusals_in_the_same_commit",
-        BATCHES,
+        TRANSFERS,
         "cardinality(p_account_nos), p_changes_minor, p_request_digest, p_refusals::jsonb,",
         "cardinality(p_account_nos), p_changes_minor, p_request_digest, '[]'::jsonb,",
         SQL_PARTS,
     ),
     Guard(
         "decided_refusals_in_the_same_commit",
-        ACCOUNTS,
+        TRANSFERS,
         "refusals = p_refusals::jsonb || (",
         "refusals = p_refusals::jsonb || NULLIF(p_refusals::jsonb, p_refusals::jsonb) || (",
         SQL_PARTS,
     ),
     Guard(
         "remembered_for_ever",
-        BATCHES,
-        "       AND (NEW.changes_minor, NEW.request_digest, NEW.refusals)\n"
-        "           IS NOT DISTINCT FROM"
-        " (OLD.changes_minor, OLD.request_digest, OLD.refusals) THEN\n",
+        TRANSFERS,
+        "       AND (NEW.changes_minor, NEW.request_digest, NEW.refusals, NEW.transfer_nos,"
+        " NEW.group_nos)\n           IS NOT DISTINCT FROM (OLD.changes_minor, OLD.request_digest,"
+        " OLD.refusals, OLD.transfer_nos, OLD.group_nos) THEN\n",
         "       THEN\n",
         SQL_PARTS,
     ),

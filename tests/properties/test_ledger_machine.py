@@ -25,6 +25,7 @@ from app.ledger.codes import Direction, Frozen, Mode
 from app.ledger.model import AccountChange, AccountRequest, TransactionRequest
 from app.settings import Settings
 from tests.conformance.reference import AMOUNT_MAX, Reference
+from tests.conformance.test_engines import post_group
 from tests.failure.conftest import pipeline_of
 
 ACCOUNTS = ("A", "B", "C")
@@ -126,6 +127,19 @@ class LedgerMachine(RuleBasedStateMachine):
         known = ("accepted", "replayed")
         for answer, posting in sorted(answers, key=lambda pair: pair[0] not in known):
             assert answer == self.reference.post(*posting)
+
+    @rule(
+        transfers=st.lists(
+            st.tuples(st.permutations(ACCOUNTS), st.one_of(st.integers(1, 300), AMOUNTS)),
+            min_size=1,
+            max_size=4,
+        ),
+        key=KEYS,
+    )
+    def transfer(self, transfers: list[tuple[list[str], int]], key: str) -> None:
+        asked = tuple((names[0], names[1], amount) for names, amount in transfers)
+        answer = self.run(post_group(self.services, asked, key))
+        assert answer == self.reference.transfer(asked, key)
 
     async def change(self, account_id: str, change: AccountChange) -> str:
         try:

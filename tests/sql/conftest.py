@@ -16,6 +16,17 @@ class Part(NamedTuple):
     number: int = 0
 
 
+class Groups(NamedTuple):
+    """For each item the transfer that it is half of, and the first of its group."""
+
+    transfer_nos: Sequence[int]
+    group_nos: Sequence[int]
+
+
+# The last version of decide_batch that knows no groups.
+_WITHOUT_GROUPS = 3
+
+
 def claim_of(extent: str, part: Part | None) -> tuple[Any, ...]:
     """The extent; the scope, the request's key, the part's name, digest and refusals, if any."""
     if part is None:
@@ -59,11 +70,12 @@ class Sql:
         word: str = "word",
         extent: str = "each",
         part: Part | None = None,
+        groups: Groups | None = None,
     ) -> Any:
         """Journal (account number, change) items with (item, name) keys."""
         return await self.connection.fetchrow(
-            "SELECT * FROM journal_batch_v3(0::smallint, $1, $2, $3, $4, $5, $6, $7, $8,"
-            " $9, $10, $11, $12, NULL, NULL, $13, $14, $15)",
+            "SELECT * FROM journal_batch_v4(0::smallint, $1, $2, $3, $4, $5, $6, $7, $8,"
+            " $9, $10, $11, $12, NULL, NULL, $13, $14, $15, $16, $17)",
             epoch,
             word,
             self._attempt(attempt),
@@ -72,6 +84,7 @@ class Sql:
             [change for _, change in changes],
             ids,
             *_columns(keys),
+            *(groups or (None, None)),
         )
 
     async def journal_v2(
@@ -107,13 +120,15 @@ class Sql:
         word: str = "word",
         extent: str = "each",
         part: Part | None = None,
-        version: int = 3,
+        version: int = 4,
+        groups: Groups | None = None,
     ) -> Any:
         """Decide (account number, change) items in mode `postgres`; 2 as older processes do."""
         return await self.connection.fetchrow(
             f"SELECT * FROM decide_batch_v{version}("
             "0::smallint, $1, $2, $3, $4, $5, $6, $7, $8, $9, $10,"
-            " $11, $12, $13, $14, NULL, NULL, NULL, $15, $16, $17)",
+            " $11, $12, $13, $14, NULL, NULL, NULL, $15, $16, $17"
+            f"{', $18, $19' if version > _WITHOUT_GROUPS else ''})",
             epoch,
             word,
             self._attempt(attempt),
@@ -124,6 +139,7 @@ class Sql:
             [account for account, _ in changes],
             [change for _, change in changes],
             *_columns(keys),
+            *((groups or (None, None)) if version > _WITHOUT_GROUPS else ()),
         )
 
     async def change(

@@ -1,0 +1,146 @@
+"""Transfers over HTTP, alone and in groups."""
+
+from typing import Annotated, Any
+from uuid import UUID
+
+import msgspec
+from litestar import Response, get, post
+from litestar.datastructures import State
+from litestar.params import PathParameter, QueryParameter
+
+from app import errors, limits
+from app.infra.http import (
+    READ_PROBLEMS,
+    WRITE_PROBLEMS,
+    HttpRequest,
+    described_body,
+    documented,
+    json_answer,
+    read_json,
+)
+from app.kit.decoding import idempotency_key
+from app.ledger.parameters import KEY_HEADER, REPLAYED, REPLAYED_HEADER
+from app.ledger.transfer_schemas import (
+    TransferAnswer,
+    TransferBody,
+    TransferGroupAnswer,
+    TransferGroupBody,
+    TransferGroupView,
+    TransferView,
+    group_answer,
+    group_view,
+    transfer_answer,
+    transfer_view,
+)
+from app.ledger.transfers import GroupAcceptance, TransferGroup
+
+_decode_transfer = msgspec.json.Decoder(TransferBody)
+_decode_group = msgspec.json.Decoder(TransferGroupBody)
+_ALONE = "/transfers/0"
+
+
+@post(
+    "/api/v1/transfers",
+    summary="Transfer from one account to another",
+    response_headers=[REPLAYED_HEADER],
+    operation_class=described_body(TransferBody, KEY_HEADER),
+    responses=documented(201, TransferAnswer, WRITE_PROBLEMS),
+)
+async def post_transfer(request: HttpRequest, state: State) -> Response[bytes]:
+    """Debit one account and credit another of the same currency, both or neither. 201 means it is
+    durable; settlement follows within seconds.
+    """
+    try:
+        body = await read_json(request, _decode_transfer)
+        key = idempotency_key(request.headers.get("idempotency-key"))
+        accepted: GroupAcceptance = await state.ledger.post_transfers([body.to_request()], key)
+    except errors.LedgerError as error:
+        raise _refused(error, (error.pointer or "").removeprefix(_ALONE) or None) from error
+    return json_answer(
+        transfer_answer(accepted.group), 201, REPLAYED if accepted.replayed else None
+    )
+
+
+@post(
+    "/api/v1/groups",
+    summary="Do up to 100 transfers, all or none",
+    response_headers=[REPLAYED_HEADER],
+    operation_class=described_body(TransferGroupBody, KEY_HEADER),
+    request_max_body_size=limits.GROUP_BYTES_MAX,
+    responses=documented(201, TransferGroupAnswer, WRITE_PROBLEMS),
+)
+async def post_group(request: HttpRequest, state: State) -> Response[bytes]:
+    """Do all of these transfers or none. They are decided in order, debits first: what a group
+    credits funds none of its debits. A refusal points to the first transfer at fault.
+    """
+    try:
+        body = await read_json(request, _decode_group)
+        key = idempotency_key(request.headers.get("idempotency-key"))
+        accepted: GroupAcceptance = await state.ledger.post_transfers(body.to_requests(), key)
+    except errors.LedgerError as error:
+        raise _refused(error, error.pointer) from error
+    return json_answer(group_answer(accepted.group), 201, REPLAYED if accepted.replayed else None)
+
+
+@get(
+    "/api/v1/transfers/{transfer_id:str}",
+    summary="Find a transfer by id",
+    responses=documented(200, TransferView, READ_PROBLEMS),
+)
+async def get_transfer(
+    transfer_id: Annotated[str, PathParameter(description="The transfer's UUID")], state: State
+) -> Response[bytes]:
+    """Find a transfer by its id, from the moment it was accepted and for ever."""
+    wanted = _uuid(transfer_id, "/transfer_id")
+    group: TransferGroup = await state.ledger.group(wanted)
+    transfer = group.find(wanted)
+    if transfer is None:
+        raise errors.TransferNotFound
+    return json_answer(transfer_view(group, transfer))
+
+
+@get(
+    "/api/v1/groups/{group_id:str}",
+    summary="Find a group of transfers by id",
+    responses=documented(200, TransferGroupView, READ_PROBLEMS),
+)
+async def get_group(
+    group_id: Annotated[str, PathParameter(description="The UUID of the group's first transfer")],
+    state: State,
+) -> Response[bytes]:
+    """Find a group by its id; a transfer that came alone is a group of one."""
+    wanted = _uuid(group_id, "/group_id")
+    group: TransferGroup = await state.ledger.group(wanted)
+    if group.group_id != wanted:
+        raise errors.TransferNotFound
+    return json_answer(group_view(group))
+
+
+@get(
+    "/api/v1/groups",
+    summary="Find transfers by key",
+    responses=documented(200, TransferGroupView, READ_PROBLEMS),
+)
+async def find_group(
+    state: State, key: Annotated[str, QueryParameter(name="idempotency_key")]
+) -> Response[bytes]:
+    """Find what was accepted under an Idempotency-Key, a transfer alone or a group."""
+    wanted = idempotency_key(key) or ""
+    return json_answer(group_view(await state.ledger.group_by_key(wanted)))
+
+
+def _uuid(text: str, pointer: str) -> UUID:
+    try:
+        return UUID(text)
+    except ValueError as exc:
+        raise errors.InvalidParameter("The id must be a UUID.", pointer=pointer) from exc
+
+
+def _refused(error: errors.LedgerError, pointer: str | None) -> errors.LedgerError:
+    """Say of a refusal what a refused transaction says; a whole batch may have failed with this one
+    error, so it is not written to.
+    """
+    members: dict[str, Any] = {**error.members, "success": False}
+    if isinstance(error, errors.Rejected) and not error.retryable:
+        members["status"] = "REJECTED"
+    return type(error)(error.detail, pointer=pointer, **members)
