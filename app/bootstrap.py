@@ -28,8 +28,9 @@ from app.ledger.batcher import Batcher
 from app.ledger.changes import AccountChanges
 from app.ledger.compare import RedisComparison
 from app.ledger.consistency import ConsistencyCheck
-from app.ledger.group import Group, GroupCarrier
+from app.ledger.group import GroupCarrier, Unit
 from app.ledger.health import HealthCheck
+from app.ledger.hold_expiry import HoldExpiry
 from app.ledger.item import Item
 from app.ledger.journal import Journal
 from app.ledger.mode import ModeKeeper
@@ -77,6 +78,7 @@ class WorkerServices(msgspec.Struct, frozen=True):
     reaper: Reaper
     consistency: ConsistencyCheck
     sweeper: Sweeper
+    expiry: HoldExpiry
 
 
 class OperatorServices(msgspec.Struct, frozen=True):
@@ -150,7 +152,7 @@ def _batchers(
     journal: Journal,
     store: LedgerStore,
     attempts: AttemptNumbers,
-) -> tuple[Batcher[Item], Batcher[Group]]:
+) -> tuple[Batcher[Item], Batcher[Unit]]:
     """Make the queues of single transactions, with bulk requests, and of transfers."""
     common = (parts.mode, parts.admission, journal, store, attempts)
     singles, transfers = Pipeline(*common), Pipeline(*common, groups=True)
@@ -203,7 +205,25 @@ async def open_worker_services(settings: Settings) -> AsyncIterator[WorkerServic
                 may_repair=rules.auto_recovery,
             ),
             Sweeper(parts.mode, probes),
+            _expiry(stack, settings, parts, store, attempts),
         )
+
+
+def _expiry(
+    stack: AsyncExitStack,
+    settings: Settings,
+    parts: "_Parts",
+    store: LedgerStore,
+    attempts: AttemptNumbers,
+) -> HoldExpiry:
+    """Make what ends holds; it takes the decision away from nobody."""
+    mode = ModeKeeper(parts.pool, parts.redis, parts.scripts, parts.breaker, may_fall_back=False)
+    journal = Journal(parts.pool, settings.postgres.timeout_ms)
+    stack.push_async_callback(journal.close)
+    pipeline = Pipeline(mode, parts.admission, journal, store, attempts, groups=True)
+    slot = Slot(f"{attempts.process_number}.expiry")
+    deadline_s = settings.ledger.deadline_ms / 1_000
+    return HoldExpiry(mode, GroupCarrier(pipeline), store, slot, deadline_s)
 
 
 @asynccontextmanager

@@ -249,8 +249,29 @@ class TransferNotFound(Rejected):
     status = 404
 
 
+class HoldNotFound(Rejected):
+    """There is no such hold."""
+
+    status = 404
+
+
+class HoldEnded(Rejected):
+    """The hold was captured, released or has expired; nothing is held any more."""
+
+
+class HoldExceeded(Rejected):
+    """The amount is more than what is held still."""
+
+
+class HoldChanged(Rejected):
+    """The hold was changed at the same time, again and again; nothing changed by this request."""
+
+    status = 409
+    retryable = True
+
+
 class AccountReserved(Rejected):
-    """External accounts move only as the other side of a transaction."""
+    """External and holding accounts move only as the other side of something else."""
 
 
 class AccountFrozen(Rejected):
@@ -371,15 +392,6 @@ class UnusableDatabase(LedgerError):
 
 class InvalidSettings(LedgerError):
     """The environment holds a setting that makes no sense."""
-
-
-def codes_by_status() -> dict[int, list[str]]:
-    """List every code a client may meet, by HTTP status, for the API document."""
-    codes: dict[int, list[str]] = {}
-    families = (Rejected, Unavailable, OutcomeUnknown, InvariantViolation)
-    for kind in (kind for family in families for kind in family.__subclasses__()):
-        codes.setdefault(kind.status, []).append(kind.code)
-    return codes
 
 
 def require(condition: bool, message: str) -> None:

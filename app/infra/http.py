@@ -15,8 +15,8 @@ from litestar import Request, Response
 from litestar.openapi.datastructures import ResponseSpec
 from litestar.openapi.spec import OpenAPIMediaType, Operation, Parameter, RequestBody, Schema
 
-from app import limits
-from app.errors import BodyTimeout, LedgerError, codes_by_status
+from app import errors, limits
+from app.errors import BodyTimeout, LedgerError
 from app.kit.decoding import check_json_type, decode_json
 
 T = TypeVar("T")
@@ -29,6 +29,13 @@ async def read_json(request: HttpRequest, decoder: "msgspec.json.Decoder[T]") ->
     """Decode a request's body with our own errors instead of the framework's."""
     check_json_type(request.headers.get("content-type", ""))
     return decode_json(decoder, await read_in_time(request.body()))
+
+
+async def read_optional_json(request: HttpRequest, decoder: "msgspec.json.Decoder[T]") -> T:
+    """Decode a request's body as `read_json` does; no body at all is an empty object."""
+    if await read_in_time(request.body()):
+        return await read_json(request, decoder)
+    return decode_json(decoder, b"{}")
 
 
 async def read_in_time(body: Awaitable[bytes]) -> bytes:
@@ -97,10 +104,24 @@ READ_PROBLEMS = (400, 404, 405, 500, 503)
 WRITE_PROBLEMS = (400, 404, 405, 408, 409, 413, 415, 422, 500, 503)
 
 
+def _codes_by_status() -> dict[int, list[str]]:
+    """List every code a client may meet, by HTTP status, for the API document."""
+    codes: dict[int, list[str]] = {}
+    families = (
+        errors.Rejected,
+        errors.Unavailable,
+        errors.OutcomeUnknown,
+        errors.InvariantViolation,
+    )
+    for kind in (kind for family in families for kind in family.__subclasses__()):
+        codes.setdefault(kind.status, []).append(kind.code)
+    return codes
+
+
 def documented(status: int, answer: type, problems: tuple[int, ...]) -> dict[int, ResponseSpec]:
     """List a route's answers for the API document: the good one and its problems by status."""
     responses = {status: ResponseSpec(answer, generate_examples=False, description="Done")}
-    codes = codes_by_status()
+    codes = _codes_by_status()
     for number in problems:
         responses[number] = ResponseSpec(
             Problem,

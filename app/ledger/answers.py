@@ -8,6 +8,7 @@ from app import errors
 from app.kit.ids import AssignedIds
 from app.kit.money import decimal_text
 from app.ledger.codes import EntryStatus, Mode, Refused
+from app.ledger.group import Leg
 from app.ledger.item import Item
 from app.ledger.model import Transaction
 from app.ledger.outcomes import DecidedOutcome, JournalOutcome
@@ -60,6 +61,9 @@ async def why_taken(store: LedgerStore, item: Item) -> errors.LedgerError:
             return errors.IdempotencyKeyReused()
     except errors.LedgerError as error:
         return error
+    left_out = item.unit.left_out() if isinstance(item, Leg) else None
+    if left_out is not None:
+        return left_out
     return errors.InvariantViolation("a key is taken but its entry is missing")
 
 

@@ -12,7 +12,7 @@ from typing import Any, Generic, TypeVar
 
 from app import errors
 from app.ledger.admission import Slot
-from app.ledger.group import Group
+from app.ledger.group import Unit
 from app.ledger.item import Item
 from app.ledger.model import Identity
 from app.ledger.part import Part
@@ -30,7 +30,7 @@ _STOP_S = 6.0
 _CANCELS_MAX = 3
 _CANCEL_WAIT_S = 0.5
 # What is gathered: single items, or groups of them.
-G = TypeVar("G", Item, Group)
+G = TypeVar("G", Item, Unit)
 CarryPart = Callable[[Slot, Part], Awaitable[bool]]
 Finish = Callable[[Slot], Awaitable[None]]
 

@@ -42,6 +42,24 @@ class Frozen(StrEnum):
     ALL = "all"
 
 
+class HoldKind(StrEnum):
+    """What is done to a hold."""
+
+    PLACE = "place"
+    CAPTURE = "capture"
+    RELEASE = "release"
+    EXPIRE = "expire"
+
+
+class HoldStatus(StrEnum):
+    """Whether a hold is open, or what ended it."""
+
+    HELD = "HELD"
+    CAPTURED = "CAPTURED"
+    RELEASED = "RELEASED"
+    EXPIRED = "EXPIRED"
+
+
 class Refused(StrEnum):
     """Why admission in Redis refuses an item."""
 

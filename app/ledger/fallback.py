@@ -11,11 +11,12 @@ from app.kit.ids import AttemptNumbers
 from app.ledger.admission import Slot
 from app.ledger.answers import accept, answerable, fail, journaled_answers, refusal, why_taken
 from app.ledger.codes import Decided, Journaled
+from app.ledger.group_store import FindAccepted
 from app.ledger.item import Item, identities_of
 from app.ledger.journal import Journal, until_known
 from app.ledger.mode import ModeKeeper, Ruling
 from app.ledger.outcomes import DecidedOutcome
-from app.ledger.store import FindAccepted, LedgerStore
+from app.ledger.store import LedgerStore
 
 
 class Fallback:

@@ -1,17 +1,22 @@
-"""A group of transfers on its way: all of them or none, through the micro-batches of groups.
+"""Items that stand or fall together on their way, through the micro-batches of groups.
 
 Each transfer is two items, a debit and a credit. Whoever decides admits all items of a group or
 none, and the journal takes all or none, so that items can be carried as if each stood alone.
 """
 
 import asyncio
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+import msgspec
 
 from app import errors
-from app.ledger.codes import Direction
+from app.ledger.codes import Direction, HoldKind
 from app.ledger.item import PAUSE_S, Item
-from app.ledger.model import Account, Identity, Transaction
+from app.ledger.model import Account, Identity, Transaction, TransactionRequest
+from app.ledger.store import encode_json
 from app.ledger.transfers import GroupAcceptance, Transfer, TransferGroup, TransferRequest
 
 if TYPE_CHECKING:
@@ -44,60 +49,176 @@ def check_transfers(requests: Sequence[TransferRequest], accounts: Mapping[str, 
 
 
 class Leg(Item):
-    """One half of a transfer, which is answered with its group.
+    """One half of a transfer, which is answered with all that it stands or falls with.
 
-    `claims` are the identities the journal notes with this half; `identities` are the group's.
+    `claims` are the identities the journal notes with this half; `identities` are those of all.
+    `number` counts transfers; a debit that nobody here is credited has none.
     """
 
-    __slots__ = ("claims", "group", "number")
+    __slots__ = ("claims", "number", "unit")
 
     def __init__(
         self,
-        group: "Group",
-        number: int,
-        direction: Direction,
+        unit: "Unit",
+        number: int | None,
+        request: TransactionRequest,
         account: Account,
         deadline: float,
         postgres: str,
-        *,
-        key: str | None = None,
     ) -> None:
-        """Take the half of transfer `number` that moves `account`; `key` is the group's."""
-        request = group.requests[number].leg(direction, key)
-        super().__init__(request, account, deadline, group.future, postgres)
+        """Take what `Item` takes, and where it stands."""
+        super().__init__(request, account, deadline, unit.future, postgres)
         self.claims = self.identities
-        self.group = group
+        self.unit = unit
         self.number = number
 
     @property
     def together(self) -> Sequence[Item]:
-        """All halves of the group's transfers."""
-        return self.group.legs
+        """All items that stand or fall together with this one."""
+        return self.unit.legs
 
     def accept(self, transaction: Transaction, *, replayed: bool) -> None:
-        """Note that this half was accepted; with the last one the group is answered."""
+        """Note that this half was accepted; with the last one all are answered."""
         errors.require(not replayed, "half of a transfer is not answered by itself")
-        self.group.note(self, transaction)
+        self.unit.note(self, transaction)
 
     def fail(self, error: errors.LedgerError) -> None:
-        """Refuse the group, naming the field at fault where it is an account of this half."""
+        """Refuse all, naming the field at fault where it is an account of this half."""
         if isinstance(error, _ABOUT_AN_ACCOUNT):
-            side = "debit" if self.change_minor < 0 else "credit"
-            error = type(error)(
-                error.detail,
-                pointer=f"/transfers/{self.number}/{side}_account_id",
-                account_id=self.account.account_id,
-                **error.members,
-            )
-        self.group.fail(error)
+            error = self.unit.refusal_of(self, error)
+        self.unit.fail(error)
 
     def answer_from(self, found: Mapping[Identity, Any]) -> bool:
-        """Answer the group as a repetition, if it is one."""
-        return self.group.answer_from(found)
+        """Answer all as a repetition, if it is one."""
+        return self.unit.answer_from(found)
 
 
-class Group:
-    """Transfers that stand or fall together; `future` has the answer to all of them."""
+class Act(msgspec.Struct, frozen=True, kw_only=True):
+    """What a unit does to a hold, as `claim_holds_v1` takes it; `asked` is what a client said."""
+
+    kind: HoldKind
+    asked: str
+    hold_id: UUID | None = None
+    version: int = 0
+    captured_minor: int = 0
+    released_minor: int = 0
+    credit_account_no: int | None = None
+    expires_in_s: int | None = None
+
+
+class Unit(ABC):
+    """Items that stand or fall together, debits first: what they credit funds none of them.
+
+    `future` has the answer to all of them.
+    """
+
+    legs: list[Leg]
+    weight: int
+    identities: tuple[Identity, ...]
+
+    def __init__(self, deadline: float, transfer_count: int, act: Act | None = None) -> None:
+        """Begin without items; `stand` adds them."""
+        self.future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self.deadline = deadline
+        self.transfer_count = transfer_count
+        self.act = act
+        self.look_up_first = False
+        self.pause_s = PAUSE_S
+        self._halves: dict[Leg, Transaction] = {}
+
+    def stand(self, debits: Sequence[Leg], credits_: Sequence[Leg]) -> None:
+        """Take the items, one debit at least."""
+        self.legs = [*debits, *credits_]
+        self.weight = len(self.legs)
+        self.identities = tuple(dict.fromkeys(each for leg in debits for each in leg.claims))
+        for leg in self.legs:
+            leg.identities = self.identities
+
+    @property
+    def accepted(self) -> Any:
+        """What this was accepted as; None where it was not, or not yet."""
+        future = self.future
+        if not future.done() or future.cancelled() or future.exception() is not None:
+            return None
+        return self._as_found(future.result())
+
+    def note(self, leg: Leg, transaction: Transaction) -> None:
+        """Note that a half was accepted; with the last one all are, and the unit is answered."""
+        if self.future.done():
+            return
+        self._halves[leg] = transaction
+        if len(self._halves) == len(self.legs):
+            self.answer(self._completed(self._halves))
+
+    def answer(self, result: Any) -> None:
+        """Answer, unless nobody waits any more."""
+        if not self.future.done():
+            self.future.set_result(result)
+
+    def fail(self, error: errors.LedgerError) -> None:
+        """Answer with an error, unless nobody waits any more."""
+        if not self.future.done():
+            self.future.set_exception(error)
+
+    def answer_from(self, found: Mapping[Identity, Any]) -> bool:
+        """Answer a repeated request from what was accepted before; False when nothing was.
+
+        Every identity it gives must name the one unit, and it must ask for the same.
+        """
+        if self.future.done():
+            return True
+        named = [found[each] for each in self.identities if each in found]
+        if not named:
+            return False
+        first = named[0]
+        if first is None:
+            self.fail(errors.IdempotencyKeyReused())
+            return True
+        members = {"transaction_id": str(self._id_of(first))}
+        if len(named) < len(self.identities) or any(each is not first for each in named):
+            self.fail(errors.IdempotencyIdentityConflict(**members))
+        elif not self._is_repetition_of(first):
+            self.fail(errors.IdempotencyKeyReused(**members))
+        else:
+            self.answer(self._replayed(first))
+        return True
+
+    def refusal_of(self, leg: Leg, error: errors.LedgerError) -> errors.LedgerError:
+        """Say whose account it is that refuses, and where it stands in the request."""
+        members = {"account_id": leg.account.account_id, **error.members}
+        return type(error)(error.detail, pointer=self.pointer_of(leg), **members)
+
+    def left_out(self) -> errors.LedgerError | None:
+        """Why the journal left this out where its names were free, if that can be."""
+        return None
+
+    @abstractmethod
+    def pointer_of(self, leg: Leg) -> str:
+        """Name the field of the request that an item's account is."""
+
+    @abstractmethod
+    def _completed(self, halves: Mapping[Leg, Transaction]) -> Any:
+        """The answer, now that all items were accepted."""
+
+    @abstractmethod
+    def _replayed(self, found: Any) -> Any:
+        """The answer to a repetition."""
+
+    @abstractmethod
+    def _as_found(self, result: Any) -> Any:
+        """What an answer would be found as."""
+
+    @abstractmethod
+    def _id_of(self, found: Any) -> UUID:
+        """The id of what was found."""
+
+    @abstractmethod
+    def _is_repetition_of(self, found: Any) -> bool:
+        """Compare everything a client says."""
+
+
+class Group(Unit):
+    """Transfers of one request."""
 
     def __init__(
         self,
@@ -110,23 +231,17 @@ class Group:
         """Take checked transfers, one at least, and the key that names all of them; the rest is
         what `Item` takes. Raises `AmountTooPrecise` or `AmountTooLarge`.
         """
-        self.requests = requests
-        self.future: asyncio.Future[GroupAcceptance] = asyncio.get_running_loop().create_future()
-        self.deadline = deadline
-        self.look_up_first = False
-        self.pause_s = PAUSE_S
-        self._halves: dict[Leg, Transaction] = {}
+        super().__init__(deadline, len(requests))
+        self._requests = requests
 
         def legs(direction: Direction) -> list[Leg]:
             made = []
             for number, request in enumerate(requests):
                 is_debit = direction is Direction.DEBIT
                 name = request.debit_account_id if is_debit else request.credit_account_id
-                named = key if is_debit and number == 0 else None
+                asked = request.leg(direction, key if is_debit and number == 0 else None)
                 try:
-                    leg = Leg(
-                        self, number, direction, accounts[name], deadline, postgres, key=named
-                    )
+                    leg = Leg(self, number, asked, accounts[name], deadline, postgres)
                 except errors.Rejected as error:
                     error.pointer = f"/transfers/{number}{error.pointer or ''}"
                     raise
@@ -134,68 +249,36 @@ class Group:
             return made
 
         debits, credits_ = legs(Direction.DEBIT), legs(Direction.CREDIT)
-        self.pairs = list(zip(debits, credits_, strict=True))
-        # Debits first: the credits of a group fund none of its debits.
-        self.legs = [*debits, *credits_]
-        self.weight = len(self.legs)
-        self.identities = tuple(dict.fromkeys(each for leg in debits for each in leg.claims))
-        for leg in self.legs:
-            leg.identities = self.identities
+        self._pairs = list(zip(debits, credits_, strict=True))
+        self.stand(debits, credits_)
 
-    @property
-    def accepted(self) -> TransferGroup | None:
-        """What this was accepted as; None where it was not, or not yet."""
-        future = self.future
-        if not future.done() or future.cancelled() or future.exception() is not None:
-            return None
-        return future.result().group
+    def pointer_of(self, leg: Leg) -> str:
+        """Name a transfer's debit or credit account."""
+        side = "debit" if leg.change_minor < 0 else "credit"
+        return f"/transfers/{leg.number}/{side}_account_id"
 
-    def note(self, leg: Leg, transaction: Transaction) -> None:
-        """Note that a half was accepted; with the last one all are, and the group is answered."""
-        if self.future.done():
-            return
-        self._halves[leg] = transaction
-        if len(self._halves) == len(self.legs):
-            halves = self._halves
-            transfers = [Transfer(halves[debit], halves[credit]) for debit, credit in self.pairs]
-            self._answer(TransferGroup(tuple(transfers)), replayed=False)
+    def _completed(self, halves: Mapping[Leg, Transaction]) -> GroupAcceptance:
+        transfers = [Transfer(halves[debit], halves[credit]) for debit, credit in self._pairs]
+        return GroupAcceptance(TransferGroup(tuple(transfers)), replayed=False)
 
-    def _answer(self, group: TransferGroup, *, replayed: bool) -> None:
-        if not self.future.done():
-            self.future.set_result(GroupAcceptance(group, replayed))
+    def _replayed(self, found: TransferGroup) -> GroupAcceptance:
+        return GroupAcceptance(found, replayed=True)
 
-    def fail(self, error: errors.LedgerError) -> None:
-        """Answer with an error, unless nobody waits any more."""
-        if not self.future.done():
-            self.future.set_exception(error)
+    def _as_found(self, result: GroupAcceptance) -> TransferGroup:
+        return result.group
 
-    def answer_from(self, found: Mapping[Identity, Any]) -> bool:
-        """Answer a repeated request from what was accepted before; False when nothing was.
+    def _id_of(self, found: Any) -> UUID:
+        return found.group_id if isinstance(found, TransferGroup) else found.hold.hold_id
 
-        Every identity it gives must name the one group, and it must ask for the same.
-        """
-        if self.future.done():
-            return True
-        groups = [found[each] for each in self.identities if each in found]
-        if not groups:
-            return False
-        first: TransferGroup | None = groups[0]
-        if first is None:
-            self.fail(errors.IdempotencyKeyReused())
-        elif len(groups) < len(self.identities) or any(each is not first for each in groups):
-            self.fail(errors.IdempotencyIdentityConflict(transaction_id=str(first.group_id)))
-        elif not self._is_repetition_of(first):
-            self.fail(errors.IdempotencyKeyReused(transaction_id=str(first.group_id)))
-        else:
-            self._answer(first, replayed=True)
-        return True
-
-    def _is_repetition_of(self, group: TransferGroup) -> bool:
-        """Compare everything a client says about a group."""
-        return len(group.transfers) == len(self.requests) and all(
-            transfer.answers(request) and transfer.debit.change_minor == debit.change_minor
-            for transfer, request, (debit, _) in zip(
-                group.transfers, self.requests, self.pairs, strict=True
+    def _is_repetition_of(self, found: Any) -> bool:
+        return (
+            isinstance(found, TransferGroup)
+            and len(found.transfers) == len(self._requests)
+            and all(
+                transfer.answers(request) and transfer.debit.change_minor == debit.change_minor
+                for transfer, request, (debit, _) in zip(
+                    found.transfers, self._requests, self._pairs, strict=True
+                )
             )
         )
 
@@ -217,25 +300,37 @@ def group_positions(items: Sequence[Item], placed: Sequence[Item]) -> str:
     as `admit_groups` takes it.
     """
     positions = {as_leg(item): position for position, item in enumerate(placed, start=1)}
-    groups = dict.fromkeys(as_leg(item).group for item in items)
-    return ";".join(",".join([str(positions[leg]) for leg in group.legs]) for group in groups)
+    units = dict.fromkeys(as_leg(item).unit for item in items)
+    return ";".join(",".join([str(positions[leg]) for leg in unit.legs]) for unit in units)
 
 
-def group_numbers(items: Sequence[Item]) -> tuple[list[int], list[int]] | tuple[None, None]:
-    """Number the transfers of a batch and their groups, for each item: see `journal_batches`."""
+def group_numbers(
+    items: Sequence[Item],
+) -> tuple[list[int | None] | None, list[int] | None, str | None]:
+    """Number the transfers of a batch and their groups, for each item, and say what it does to
+    holds: see `journal_batches` and `claim_holds_v1`.
+    """
     if not items or not isinstance(items[0], Leg):
-        return None, None
-    firsts: dict[Group, int] = {}
+        return None, None, None
+    firsts: dict[Unit, int] = {}
+    places: dict[Leg, int] = {}
     count = 0
-    transfer_nos, group_nos = [], []
-    for item in items:
+    transfer_nos: list[int | None] = []
+    group_nos: list[int] = []
+    for place, item in enumerate(items):
         leg = as_leg(item)
-        if leg.group not in firsts:
-            firsts[leg.group] = count
-            count += len(leg.group.requests)
-        group_nos.append(firsts[leg.group])
-        transfer_nos.append(firsts[leg.group] + leg.number)
-    return transfer_nos, group_nos
+        places[leg] = place
+        if leg.unit not in firsts:
+            firsts[leg.unit] = count
+            count += leg.unit.transfer_count
+        group_nos.append(firsts[leg.unit])
+        transfer_nos.append(None if leg.number is None else firsts[leg.unit] + leg.number)
+    acts = [
+        {"item": places[unit.legs[0]], **msgspec.structs.asdict(unit.act)}
+        for unit in firsts
+        if unit.act is not None
+    ]
+    return transfer_nos, group_nos, encode_json(acts).decode() if acts else None
 
 
 class GroupCarrier:
@@ -245,16 +340,16 @@ class GroupCarrier:
         """`pipeline` decides items group by group."""
         self._pipeline = pipeline
 
-    async def carry(self, slot: "Slot", groups: list[Group]) -> list[Group]:
-        """Answer a batch; returns the groups that must wait, as `Pipeline.carry` does."""
+    async def carry(self, slot: "Slot", units: list[Unit]) -> list[Unit]:
+        """Answer a batch; returns the units that must wait, as `Pipeline.carry` does."""
         legs: list[Item] = []
-        for group in groups:
-            for leg in group.legs:
-                leg.look_up_first = group.look_up_first
-            legs += group.legs
-        waiting: dict[Group, bool] = {}
+        for unit in units:
+            for leg in unit.legs:
+                leg.look_up_first = unit.look_up_first
+            legs += unit.legs
+        waiting: dict[Unit, bool] = {}
         for leg in map(as_leg, await self._pipeline.carry(slot, legs)):
-            waiting[leg.group] = waiting.get(leg.group, False) or leg.look_up_first
-        for group, look_up_first in waiting.items():
-            group.look_up_first = look_up_first
+            waiting[leg.unit] = waiting.get(leg.unit, False) or leg.look_up_first
+        for unit, look_up_first in waiting.items():
+            unit.look_up_first = look_up_first
         return list(waiting)

@@ -12,7 +12,7 @@ from app import errors, limits
 from app.kit.money import DecimalText, decimal_text
 from app.ledger.codes import Direction, EntryStatus, Frozen, Mode
 
-EXTERNAL_PREFIX = "external:"
+EXTERNAL_PREFIX, HOLDING_PREFIX = "external:", "holding:"
 DEFAULT_SCOPE = 0
 _ACCOUNT_ID = re.compile(
     rf"[A-Za-z0-9][A-Za-z0-9_.:-]{{0,{limits.ACCOUNT_ID_LENGTH_MAX - 1}}}", re.ASCII
@@ -198,6 +198,7 @@ class Balance(msgspec.Struct, frozen=True, kw_only=True):
     pending_debit_minor: int
     pending_credit_minor: int
     credit_limit_minor: int
+    held_minor: int
     version: int
     last_updated_at: datetime
 
@@ -321,7 +322,7 @@ def check_account_id(account_id: str, pointer: str = "/account_id") -> None:
 def check_customer_account_id(account_id: str) -> None:
     """Refuse an account id that no client may move money on or open."""
     check_account_id(account_id)
-    if account_id.startswith(EXTERNAL_PREFIX):
+    if account_id.startswith((EXTERNAL_PREFIX, HOLDING_PREFIX)):
         raise errors.AccountReserved(pointer="/account_id")
 
 

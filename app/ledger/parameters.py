@@ -1,15 +1,25 @@
 """Parameters and headers that several routes document."""
 
 from typing import Annotated
+from uuid import UUID
 
 from litestar.datastructures import ResponseHeader
 from litestar.openapi.spec import OpenAPIType, Schema
 from litestar.openapi.spec import Parameter as DescribedParameter
 from litestar.params import PathParameter
 
-from app import limits
+from app import errors, limits
 from app.infra.http import READ_PROBLEMS
 from app.ledger.codes import Frozen
+
+
+def uuid_of(text: str, pointer: str) -> UUID:
+    """Read an id in a path."""
+    try:
+        return UUID(text)
+    except ValueError as exc:
+        raise errors.InvalidParameter("The id must be a UUID.", pointer=pointer) from exc
+
 
 METADATA_PREFIX = "metadata."
 ACCOUNT_PROBLEMS = (*READ_PROBLEMS, 422)

@@ -13,6 +13,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from functools import partial
 
 from app import errors, limits
 from app.kit.ids import AttemptNumbers
@@ -31,6 +32,7 @@ from app.ledger.answers import accept, answerable, fail, journaled_answers, why_
 from app.ledger.codes import Extent, Journaled, Mode
 from app.ledger.fallback import Fallback
 from app.ledger.group import put_together
+from app.ledger.group_store import Accepted, FindAccepted, find_units
 from app.ledger.item import Item, identities_of
 from app.ledger.journal import Journal, until_known
 from app.ledger.mode import ModeKeeper, Ruling
@@ -38,7 +40,6 @@ from app.ledger.model import Identity, Transaction
 from app.ledger.outcomes import JournalOutcome
 from app.ledger.refusals import Refusals
 from app.ledger.store import LedgerStore
-from app.ledger.transfers import Accepted
 from app.ledger.untold import Telling
 
 _log = logging.getLogger(__name__)
@@ -66,7 +67,9 @@ class Pipeline:
         self._store = store
         self._attempts = attempts
         self._extent = Extent.GROUPS if groups else Extent.EACH
-        self._find_accepted = store.groups_by_identity if groups else store.transactions_by_identity
+        self._find_accepted: FindAccepted = (
+            partial(find_units, store) if groups else store.transactions_by_identity
+        )
         self._fallback = Fallback(mode, journal, store, attempts, self._find_accepted)
         self._telling = Telling(admission, store)
         self.refusals = Refusals(mode, store, self._telling, self._find_accepted)

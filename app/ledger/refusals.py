@@ -10,9 +10,10 @@ from collections.abc import Collection
 from app.ledger.admission import Decision, Fenced, Slot
 from app.ledger.answers import answerable, fail, refusal
 from app.ledger.codes import Refused
+from app.ledger.group_store import FindAccepted
 from app.ledger.item import Item, identities_of
 from app.ledger.mode import ModeKeeper, Ruling
-from app.ledger.store import FindAccepted, LedgerStore
+from app.ledger.store import LedgerStore
 from app.ledger.untold import Telling
 
 Refusal = tuple[Item, Decision]

@@ -2,7 +2,6 @@
 
 from collections.abc import Awaitable, Callable
 from typing import Annotated, Any
-from uuid import UUID
 
 import msgspec
 from litestar import Response, Router, delete, get, post
@@ -27,6 +26,13 @@ from app.ledger.account_routes import get_account, get_accounts, patch_account, 
 from app.ledger.account_schemas import AccountBody, AccountsBody
 from app.ledger.bulk_routes import post_transactions
 from app.ledger.codes import Direction
+from app.ledger.hold_routes import (
+    get_hold,
+    get_holds,
+    post_capture,
+    post_hold,
+    post_release,
+)
 from app.ledger.model import Acceptance, AccountRequest, TransactionRequest
 from app.ledger.parameters import (
     ACCOUNT_PROBLEMS,
@@ -34,6 +40,7 @@ from app.ledger.parameters import (
     REPLAYED,
     REPLAYED_HEADER,
     AccountIdPath,
+    uuid_of,
 )
 from app.ledger.schemas import (
     BalanceAnswer,
@@ -181,10 +188,7 @@ async def get_transaction(
     state: State,
 ) -> Response[bytes]:
     """Find a transaction by its id, from the moment it was accepted and for ever."""
-    try:
-        wanted = UUID(transaction_id)
-    except ValueError as exc:
-        raise errors.InvalidParameter("The id must be a UUID.", pointer="/transaction_id") from exc
+    wanted = uuid_of(transaction_id, "/transaction_id")
     return json_answer(transaction_view(await state.ledger.transaction(wanted)))
 
 
@@ -282,6 +286,11 @@ def ledger_router(*, test_mode: bool) -> Router:
         post_group,
         get_group,
         find_group,
+        post_hold,
+        post_capture,
+        post_release,
+        get_hold,
+        get_holds,
         get_verify,
     ]
     if test_mode:

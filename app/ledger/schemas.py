@@ -115,6 +115,7 @@ class BalanceAnswer(msgspec.Struct, kw_only=True):
     pending_credit: str
     available_balance: str
     credit_limit: str
+    held: Annotated[str, Meta(description="What is set aside by holds, not part of the balance")]
     version: int
     last_updated: str
 
@@ -215,6 +216,7 @@ def balance_answer(balance: Balance) -> BalanceAnswer:
         pending_credit=decimal_text(balance.pending_credit_minor, exponent),
         available_balance=decimal_text(balance.available_minor, exponent),
         credit_limit=decimal_text(balance.credit_limit_minor, exponent),
+        held=decimal_text(balance.held_minor, exponent),
         version=balance.version,
         last_updated=instant(balance.last_updated_at),
     )

@@ -15,8 +15,10 @@ from app.ledger.batcher import Batcher
 from app.ledger.bulk import Answered, Asked, BulkRequest
 from app.ledger.changes import AccountChanges
 from app.ledger.codes import Direction
-from app.ledger.group import Group, check_transfers
+from app.ledger.group import Group, Unit, check_transfers
+from app.ledger.group_store import find_units, read_group_at
 from app.ledger.health import HealthCheck
+from app.ledger.hold_service import Holds
 from app.ledger.item import Item
 from app.ledger.mode import ModeKeeper
 from app.ledger.model import (
@@ -54,7 +56,7 @@ class LedgerService:
         settings: Settings,
         store: LedgerStore,
         batcher: Batcher[Item],
-        groups: Batcher[Group],
+        groups: Batcher[Unit],
         mode: ModeKeeper,
         health: HealthCheck,
         verifier: Verifier,
@@ -73,6 +75,14 @@ class LedgerService:
         self._attempts = attempts
         self._changes = changes
         self._accounts = KnownAccounts(store, mode)
+        self.holds = Holds(
+            self._accounts,
+            groups,
+            store,
+            attempts,
+            self._deadline_s,
+            requires_key=settings.http.require_idempotency_key,
+        )
 
     async def post_transaction(self, request: TransactionRequest) -> Acceptance:
         """Debit or credit an account: durable when this returns, or refused with an error."""
@@ -199,7 +209,7 @@ class LedgerService:
             return await self._group_by_identity(Identity.of_id(transfer_id))
         group = None
         if position.batch_seq <= limits.BATCH_SEQ_MAX:
-            group = await self._store.group_at(position)
+            group = await read_group_at(self._store, position)
         if group is None or group.find(transfer_id) is None:
             raise errors.TransferNotFound
         return group
@@ -209,8 +219,8 @@ class LedgerService:
         return await self._group_by_identity(Identity.of_key(idempotency_key))
 
     async def _group_by_identity(self, identity: Identity) -> TransferGroup:
-        group = (await self._store.groups_by_identity([identity])).get(identity)
-        if group is None:
+        group = (await find_units(self._store, [identity])).get(identity)
+        if not isinstance(group, TransferGroup):
             raise errors.TransferNotFound
         return group
 

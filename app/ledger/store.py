@@ -3,7 +3,7 @@ amounts come from the journal itself, never from a copy.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
@@ -32,7 +32,6 @@ from app.ledger.model import (
     Verification,
     external_account_id,
 )
-from app.ledger.transfers import Accepted, Transfer, TransferGroup
 
 if TYPE_CHECKING:
     from app.infra.postgres import Pool
@@ -40,14 +39,11 @@ if TYPE_CHECKING:
 QUERIES = {name: query.sql for name, query in load_queries("ledger").items()}
 VERIFY_QUERIES = {name: query.sql for name, query in load_queries("verify").items()}
 SHARD = 0
-_decode_metadata = msgspec.json.Decoder(dict[str, str]).decode
+decode_metadata = msgspec.json.Decoder(dict[str, str]).decode
 _decode_refusals = msgspec.json.Decoder(list[tuple[int, str, str | None]]).decode
 _decode_counts = msgspec.json.Decoder(dict[str, int]).decode
 encode_json = msgspec.json.Encoder().encode
 _Row = Any
-# Finds what was accepted under identities: single transactions, or groups of transfers, with None
-# for an identity that names no group.
-FindAccepted = Callable[[Sequence[Identity]], Awaitable[Mapping[Identity, Accepted | None]]]
 
 
 class LedgerStore:
@@ -100,7 +96,7 @@ class LedgerStore:
     async def accounts(self, account_ids: Sequence[str]) -> dict[str, Account]:
         """Look accounts up by id; an unknown id is simply missing from the answer."""
         rows = await self._fetch("accounts_by_id", list(account_ids))
-        return {row["account_id"]: _account(row) for row in rows}
+        return {row["account_id"]: account_of(row) for row in rows}
 
     async def accounts_to_load(self, account_nos: Sequence[int]) -> dict[int, _Row]:
         """Read what Redis needs to know of accounts, as decimal text by account number."""
@@ -122,45 +118,7 @@ class LedgerStore:
         scopes = [identity.scope for identity in identities]
         names = [identity.name for identity in identities]
         rows = await self._fetch("entries_by_identity", scopes, names)
-        return {Identity(row["scope"], row["name"]): _transaction(row) for row in rows}
-
-    async def groups_by_identity(
-        self, identities: Sequence[Identity]
-    ) -> dict[Identity, TransferGroup | None]:
-        """Find the groups of transfers that were accepted under these identities; None where one
-        names something else.
-        """
-        if not identities:
-            return {}
-        scopes = [identity.scope for identity in identities]
-        names = [identity.name for identity in identities]
-        named = await self._fetch("groups_named", scopes, names)
-        places = {
-            (row["batch_seq"], row["group_no"]): EntryPosition(row["batch_seq"], row["item_no"])
-            for row in named
-            if row["group_no"] is not None
-        }
-        groups = await self._groups_at(list(places.values()))
-        return {
-            Identity(row["scope"], row["name"]): groups.get((row["batch_seq"], row["group_no"]))
-            for row in named
-        }
-
-    async def group_at(self, position: EntryPosition) -> TransferGroup | None:
-        """Find the group that the entry at a place in the journal belongs to, if it does."""
-        return next(iter((await self._groups_at([position])).values()), None)
-
-    async def _groups_at(
-        self, positions: Sequence[EntryPosition]
-    ) -> dict[tuple[int, int], TransferGroup]:
-        """The groups that entries belong to, each once, by batch and number in it."""
-        if not positions:
-            return {}
-        places = ([each.batch_seq for each in positions], [each.item_no for each in positions])
-        rows_of: dict[tuple[int, int], list[_Row]] = {}
-        for row in await self._fetch("groups_at", *places):
-            rows_of.setdefault((row["batch_seq"], row["group_no"]), []).append(row)
-        return {place: _group(rows) for place, rows in rows_of.items()}
+        return {Identity(row["scope"], row["name"]): transaction_of(row) for row in rows}
 
     async def requests_by_identity(
         self, identities: Sequence[Identity]
@@ -180,7 +138,7 @@ class LedgerStore:
     async def transaction_at(self, position: EntryPosition) -> Transaction | None:
         """Find the transaction at a place in the journal, if its id was assigned here."""
         rows = await self._fetch("entry_by_position", position.batch_seq, position.item_no)
-        return _transaction(rows[0]) if rows else None
+        return transaction_of(rows[0]) if rows else None
 
     async def balance(self, account_id: str, *, external: bool) -> Balance | None:
         """Read one account's balance from one snapshot."""
@@ -194,7 +152,7 @@ class LedgerStore:
         batch_seq, item_no = after or (0, 0)
         start = item_no if after else -1
         rows = await self._fetch("pending_page", account.account_no, batch_seq, start, limit + 1)
-        items = tuple(_transaction(row, account) for row in rows if row["batch_seq"] is not None)
+        items = tuple(transaction_of(row, account) for row in rows if row["batch_seq"] is not None)
         last = rows[limit - 1] if len(items) > limit else None
         page = PendingPage(
             account=account,
@@ -320,7 +278,8 @@ def accepted_ms(accepted_at: datetime) -> int:
     return int(accepted_at.timestamp()) * 1_000 + accepted_at.microsecond // 1_000
 
 
-def _account(row: _Row) -> Account:
+def account_of(row: _Row) -> Account:
+    """Read what never changes about an account out of a row."""
     return Account(row["account_no"], row["account_id"], row["currency"], row["exponent"])
 
 
@@ -338,39 +297,33 @@ def _part(row: _Row) -> StoredPart | None:
     )
 
 
-def _transaction(row: _Row, account: Account | None = None) -> Transaction:
+def transaction_of(row: _Row, account: Account | None = None) -> Transaction:
+    """Read an accepted movement out of a row."""
     metadata, transfer_id = row["metadata"], row.get("transfer_id")
     return Transaction(
         transaction_id=transaction_id_of(row),
-        account=account or _account(row),
+        account=account or account_of(row),
         change_minor=row["change_minor"],
         status=EntryStatus(row["status"]),
         mode=Mode(row["mode"]),
         accepted_at=row["created_at"],
         updated_at=row["updated_at"],
         reference=row["reference"],
-        metadata=None if metadata is None else _decode_metadata(metadata),
+        metadata=None if metadata is None else decode_metadata(metadata),
         attempt_id=row["attempt_id"],
         transfer_id=None if transfer_id is None else UUID(int=transfer_id.int),
         other_account_id=row.get("other_account_id"),
     )
 
 
-def _group(rows: Sequence[_Row]) -> TransferGroup:
-    """Put the entries of a group together."""
-    debits = {row["transfer_no"]: _transaction(row) for row in rows if row["change_minor"] < 0}
-    credits_ = {row["transfer_no"]: _transaction(row) for row in rows if row["change_minor"] > 0}
-    errors.require(debits.keys() == credits_.keys(), "a transfer has not exactly two entries")
-    return TransferGroup(tuple(Transfer(debits[each], credits_[each]) for each in sorted(debits)))
-
-
 def _balance(row: _Row) -> Balance:
     return Balance(
-        account=_account(row),
+        account=account_of(row),
         settled_minor=int(row["settled_minor"]),
         pending_debit_minor=int(row["debit_minor"]),
         pending_credit_minor=int(row["credit_minor"]),
         credit_limit_minor=row["credit_limit_minor"],
+        held_minor=int(row["held_minor"]),
         version=row["version"],
         last_updated_at=row["last_updated_at"],
     )
@@ -379,9 +332,9 @@ def _balance(row: _Row) -> Balance:
 def details_of(row: _Row) -> AccountDetails:
     """Read an account's configuration out of a row."""
     return AccountDetails(
-        account=_account(row),
+        account=account_of(row),
         credit_limit_minor=row["credit_limit_minor"],
-        metadata=_decode_metadata(row["metadata"]),
+        metadata=decode_metadata(row["metadata"]),
         frozen=Frozen(row["frozen"]),
         closed=row["closed"],
         config_version=row["config_version"],

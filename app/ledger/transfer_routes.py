@@ -1,7 +1,6 @@
 """Transfers over HTTP, alone and in groups."""
 
 from typing import Annotated, Any
-from uuid import UUID
 
 import msgspec
 from litestar import Response, get, post
@@ -19,7 +18,7 @@ from app.infra.http import (
     read_json,
 )
 from app.kit.decoding import idempotency_key
-from app.ledger.parameters import KEY_HEADER, REPLAYED, REPLAYED_HEADER
+from app.ledger.parameters import KEY_HEADER, REPLAYED, REPLAYED_HEADER, uuid_of
 from app.ledger.transfer_schemas import (
     TransferAnswer,
     TransferBody,
@@ -91,7 +90,7 @@ async def get_transfer(
     transfer_id: Annotated[str, PathParameter(description="The transfer's UUID")], state: State
 ) -> Response[bytes]:
     """Find a transfer by its id, from the moment it was accepted and for ever."""
-    wanted = _uuid(transfer_id, "/transfer_id")
+    wanted = uuid_of(transfer_id, "/transfer_id")
     group: TransferGroup = await state.ledger.group(wanted)
     transfer = group.find(wanted)
     if transfer is None:
@@ -109,7 +108,7 @@ async def get_group(
     state: State,
 ) -> Response[bytes]:
     """Find a group by its id; a transfer that came alone is a group of one."""
-    wanted = _uuid(group_id, "/group_id")
+    wanted = uuid_of(group_id, "/group_id")
     group: TransferGroup = await state.ledger.group(wanted)
     if group.group_id != wanted:
         raise errors.TransferNotFound
@@ -127,13 +126,6 @@ async def find_group(
     """Find what was accepted under an Idempotency-Key, a transfer alone or a group."""
     wanted = idempotency_key(key) or ""
     return json_answer(group_view(await state.ledger.group_by_key(wanted)))
-
-
-def _uuid(text: str, pointer: str) -> UUID:
-    try:
-        return UUID(text)
-    except ValueError as exc:
-        raise errors.InvalidParameter("The id must be a UUID.", pointer=pointer) from exc
 
 
 def _refused(error: errors.LedgerError, pointer: str | None) -> errors.LedgerError:

@@ -76,9 +76,6 @@ class TransferGroup(msgspec.Struct, frozen=True):
         return self.transfers[0].debit.attempt_id
 
 
-Accepted = Transaction | TransferGroup
-
-
 class GroupAcceptance(msgspec.Struct, frozen=True):
     """The answer to an accepted group; `replayed` when an earlier sending was accepted."""
 

@@ -8,11 +8,11 @@ from collections.abc import Iterable, Mapping
 from app import errors
 from app.ledger.admission import JOURNALED, Admission, Fenced, Slot
 from app.ledger.flights import FlightRecord, journaled_among, left_out
+from app.ledger.group_store import Accepted
 from app.ledger.item import Item
 from app.ledger.mode import Ruling
 from app.ledger.model import Identity
 from app.ledger.store import LedgerStore
-from app.ledger.transfers import Accepted
 
 
 class Telling:

@@ -70,6 +70,7 @@ class Verifier:
         await self._pages(run, "accounts_page", self._accounts)
         await self._pages(run, "batches_page", self._batches)
         await self._pages(run, "settlements_page", self._settlements)
+        await self._pages(run, "holds_page", self._holds)
         return Verification(
             complete=run.complete,
             mode=ruling.mode,
@@ -128,6 +129,22 @@ class Verifier:
             )
             for row in rows
         ]
+
+        rows = await self._fetch("holding_differing")
+        run.mismatches += [_differing("holding", row, "what is held") for row in rows]
+
+    async def _holds(self, run: "_Run", after: int) -> int | None:
+        """Compare holds with what was done to them."""
+        page = (await self._fetch("holds_page", after, _PAGE))[0]
+        if page["last"] is None:
+            return None
+        bounds = (after, page["last"], limits.VERIFY_MISMATCHES_MAX)
+        run.mismatches += [
+            _differing("hold", row, f"hold {row['hold_id']}")
+            for row in await self._fetch("holds_differing", *bounds)
+        ]
+        run.compared.update(holds=page["hold_count"])
+        return int(page["last"])
 
     async def _pages(
         self, run: "_Run", name: str, check: Callable[["_Run", int], Awaitable[int | None]]

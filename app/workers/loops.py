@@ -16,6 +16,7 @@ _LEADER_LOCK = (7303, 0)
 _PARTITIONS_S = 3_600.0
 _SWEEP_S = 0.2
 _REAP_S = 1.0
+_EXPIRE_S = 1.0
 _SURVIVED: tuple[type[Exception], ...] = (
     errors.LedgerError,
     asyncpg.PostgresError,
@@ -48,6 +49,7 @@ async def _lead(services: WorkerServices) -> None:
             _always("recovery", services.recovery.step, rules.probe_interval_ms / 1_000)
         )
         group.create_task(_always("reaper", services.reaper.step, _REAP_S))
+        group.create_task(_always("expiry", services.expiry.step, _EXPIRE_S))
         if rules.consistency_check:
             interval_s = rules.consistency_interval_ms / 1_000
             group.create_task(_always("consistency", services.consistency.step, interval_s))

@@ -55,7 +55,7 @@ CREATE FUNCTION journal_batch_v4(
     p_request_scope integer, p_request_key text, p_request_name text, p_request_digest bytea, p_refusals text,
     p_account_nos bigint[], p_changes_minor bigint[],
     p_transaction_ids uuid[], p_references text[], p_metadata text[],
-    p_key_items integer[], p_key_scopes integer[], p_key_names text[], p_transfer_nos smallint[], p_group_nos smallint[],
+    p_key_items integer[], p_key_scopes integer[], p_key_names text[], p_transfer_nos smallint[], p_group_nos smallint[], p_holds text,
     OUT outcome text, OUT accepted_seq bigint, OUT accepted_at timestamptz, OUT duplicate_items integer[]
 ) LANGUAGE plpgsql VOLATILE AS $$
 BEGIN
@@ -80,7 +80,13 @@ BEGIN
     IF NOT claim_request_v1(accepted_seq, p_request_scope, p_request_key, p_request_name, p_request_digest) THEN
         outcome := 'duplicate';
     ELSE
-        duplicate_items := claim_keys_v2(accepted_seq, p_account_nos, p_key_items, p_key_scopes, p_key_names);
+        IF p_holds IS NULL THEN
+            duplicate_items := claim_keys_v2(accepted_seq, p_account_nos, p_key_items, p_key_scopes, p_key_names);
+        ELSE
+            -- Keys that claim_keys_v2 inserted cannot be undone, for it does so in a SQL transaction inside this one.
+            duplicate_items := claim_keys_v1(accepted_seq, p_account_nos, p_key_items, p_key_scopes, p_key_names)
+                            || claim_holds_v1(p_holds::jsonb);
+        END IF;
         outcome := CASE WHEN p_extent = 'all' AND duplicate_items <> '{}' THEN 'duplicate' ELSE 'journaled' END;
     END IF;
     IF outcome = 'duplicate' THEN
@@ -101,18 +107,22 @@ BEGIN
       FROM unnest(p_account_nos, p_changes_minor, p_transaction_ids, p_references, p_metadata)
            WITH ORDINALITY AS i (account_no, change_minor, transaction_id, reference, metadata, position)
      WHERE i.position - 1 <> ALL (duplicate_items);
+    IF p_holds IS NOT NULL THEN
+        PERFORM apply_holds_v1(accepted_seq, accepted_at, p_holds::jsonb, p_account_nos, p_changes_minor, p_transaction_ids, duplicate_items);
+    END IF;
 END $$;
 
 -- Decide and journal in mode postgres, under the locks of the account rows: as decide_batch_v3, which
 -- older processes call, and
 -- p_transfer_nos, p_group_nos  as in journal_batches, NULL without transfers
+-- p_holds   as in journal_batch_v4
 -- words     also group_refused: another item of the group was not admitted, and its word says why
 CREATE FUNCTION decide_batch_v4(
     p_shard smallint, p_epoch bigint, p_word text, p_attempt_id bigint, p_is_repeated boolean, p_balance_max bigint,
     p_extent text, p_request_scope integer, p_request_key text, p_request_name text, p_request_digest bytea, p_refusals text, p_positions integer[],
     p_account_nos bigint[], p_changes_minor bigint[],
     p_transaction_ids uuid[], p_references text[], p_metadata text[],
-    p_key_items integer[], p_key_scopes integer[], p_key_names text[], p_transfer_nos smallint[], p_group_nos smallint[],
+    p_key_items integer[], p_key_scopes integer[], p_key_names text[], p_transfer_nos smallint[], p_group_nos smallint[], p_holds text,
     OUT outcome text, OUT accepted_seq bigint, OUT accepted_at timestamptz, OUT words text[], OUT availables numeric[]
 ) LANGUAGE plpgsql VOLATILE AS $$
 DECLARE
@@ -149,6 +159,9 @@ BEGIN
         RETURN;
     END IF;
     v_duplicates := claim_keys_v1(accepted_seq, p_account_nos, p_key_items, p_key_scopes, p_key_names);
+    IF p_holds IS NOT NULL THEN
+        v_duplicates := v_duplicates || claim_holds_v1(p_holds::jsonb);
+    END IF;
     -- A later statement, so that its snapshot has everything the locks were waited for.
     IF p_group_nos IS NULL THEN
         SELECT d.words, d.availables INTO words, availables
@@ -186,6 +199,9 @@ BEGIN
       FROM unnest(p_account_nos, p_changes_minor, p_transaction_ids, p_references, p_metadata)
            WITH ORDINALITY AS i (account_no, change_minor, transaction_id, reference, metadata, position)
      WHERE words[i.position] = 'admitted';
+    IF p_holds IS NOT NULL THEN
+        PERFORM apply_holds_v1(accepted_seq, accepted_at, p_holds::jsonb, p_account_nos, p_changes_minor, p_transaction_ids, v_left_out);
+    END IF;
 END $$;
 
 -- Decide groups in order, each wholly or not at all, as decide_items_v2 decides items; a group's items

@@ -65,20 +65,20 @@ SELECT c.before::text
 -- name: journal_batch
 -- Journal one micro-batch or one part of a request; see journal_batch_v4. What each item has comes as one
 -- text with spaces between, which costs a client a third of what an array does.
--- Params: $1 shard smallint, $2 epoch bigint, $3 word text, $4 attempt_id bigint, $5 extent text, $6 request_scope integer, $7 request_key text, $8 request_name text, $9 request_digest bytea, $10 refusals text, $11 account_nos text, $12 changes_minor text, $13 transaction_ids uuid[], $14 references text[], $15 metadata text[], $16 key_items text, $17 key_scopes text, $18 key_names text, $19 transfer_nos smallint[], $20 group_nos smallint[]
+-- Params: $1 shard smallint, $2 epoch bigint, $3 word text, $4 attempt_id bigint, $5 extent text, $6 request_scope integer, $7 request_key text, $8 request_name text, $9 request_digest bytea, $10 refusals text, $11 account_nos text, $12 changes_minor text, $13 transaction_ids uuid[], $14 references text[], $15 metadata text[], $16 key_items text, $17 key_scopes text, $18 key_names text, $19 transfer_nos smallint[], $20 group_nos smallint[], $21 holds text
 SELECT outcome, accepted_seq, accepted_at, duplicate_items
   FROM journal_batch_v4($1, $2, $3, $4, $5, $6, $7, $8, $9, $10,
                         string_to_array($11, ' ')::bigint[], string_to_array($12, ' ')::bigint[], $13, $14, $15,
-                        string_to_array($16, ' ')::integer[], string_to_array($17, ' ')::integer[], string_to_array($18, ' '), $19, $20)
+                        string_to_array($16, ' ')::integer[], string_to_array($17, ' ')::integer[], string_to_array($18, ' '), $19, $20, $21)
 
 -- name: decide_batch
 -- Decide and journal one micro-batch or one part of a request under row locks; see decide_batch_v4, and
 -- journal_batch for the texts.
--- Params: $1 shard smallint, $2 epoch bigint, $3 word text, $4 attempt_id bigint, $5 is_repeated boolean, $6 balance_max bigint, $7 extent text, $8 request_scope integer, $9 request_key text, $10 request_name text, $11 request_digest bytea, $12 refusals text, $13 positions integer[], $14 account_nos text, $15 changes_minor text, $16 transaction_ids uuid[], $17 references text[], $18 metadata text[], $19 key_items text, $20 key_scopes text, $21 key_names text, $22 transfer_nos smallint[], $23 group_nos smallint[]
+-- Params: $1 shard smallint, $2 epoch bigint, $3 word text, $4 attempt_id bigint, $5 is_repeated boolean, $6 balance_max bigint, $7 extent text, $8 request_scope integer, $9 request_key text, $10 request_name text, $11 request_digest bytea, $12 refusals text, $13 positions integer[], $14 account_nos text, $15 changes_minor text, $16 transaction_ids uuid[], $17 references text[], $18 metadata text[], $19 key_items text, $20 key_scopes text, $21 key_names text, $22 transfer_nos smallint[], $23 group_nos smallint[], $24 holds text
 SELECT outcome, accepted_seq, accepted_at, words, availables
   FROM decide_batch_v4($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13,
                        string_to_array($14, ' ')::bigint[], string_to_array($15, ' ')::bigint[], $16, $17, $18,
-                       string_to_array($19, ' ')::integer[], string_to_array($20, ' ')::integer[], string_to_array($21, ' '), $22, $23)
+                       string_to_array($19, ' ')::integer[], string_to_array($20, ' ')::integer[], string_to_array($21, ' '), $22, $23, $24)
 
 -- name: requests_by_identity
 -- The parts of requests that used any of these keys, and whether a single transaction did instead.
@@ -112,10 +112,43 @@ SELECT w.scope, w.name, f.*
 -- Which groups of transfers used these keys or ids, each by its batch and its number there; the number is
 -- NULL where something else used it.
 -- Params: $1 scopes integer[], $2 names text[]
-SELECT w.scope, w.name, k.batch_seq, b.group_nos[k.item_no + 1] AS group_no, k.item_no
+SELECT w.scope, w.name, k.batch_seq, b.group_nos[k.item_no + 1] AS group_no, k.item_no, h.hold_id IS NOT NULL AS is_hold
   FROM unnest($1::integer[], $2::text[]) AS w (scope, name)
   JOIN idempotency_keys k ON k.scope = w.scope AND k.name = w.name
   JOIN journal_batches b ON b.batch_seq = k.batch_seq
+  LEFT JOIN hold_acts h ON h.batch_seq = k.batch_seq AND h.item_no = k.item_no
+
+-- name: hold_by_id
+-- A hold as it is now.
+-- Params: $1 hold_id uuid
+SELECT * FROM hold_details WHERE hold_id = $1
+
+-- name: holds_of_account
+-- A page of an account's holds after a number, in the order they were placed.
+-- Params: $1 account_no bigint, $2 status text, $3 after_hold_no bigint, $4 limit bigint
+SELECT * FROM hold_details
+ WHERE account_no = $1 AND ($2::text IS NULL OR status = $2) AND hold_no > $3 ORDER BY hold_no LIMIT $4
+
+-- name: holds_due
+-- Holds whose time is up, the longest first.
+-- Params: $1 limit bigint
+SELECT d.*
+  FROM (SELECT hold_id FROM holds WHERE status = 'HELD' AND expires_at <= clock_timestamp() ORDER BY expires_at LIMIT $1) AS due
+  JOIN hold_details d USING (hold_id)
+
+-- name: hold_acts_at
+-- The acts on holds that begin at these places in the journal, with the hold and what was before them.
+-- Params: $1 batch_seqs bigint[], $2 item_nos smallint[]
+SELECT d.*, x.batch_seq AS act_batch_seq, x.item_no AS act_item_no, x.kind, x.asked, x.version AS act_version,
+       x.captured_minor AS act_captured, x.released_minor AS act_released,
+       b.created_at AS acted_at, b.mode AS act_mode, b.attempt_id AS act_attempt_id,
+       coalesce(s.captured_before, 0) AS captured_before, coalesce(s.released_before, 0) AS released_before
+  FROM unnest($1::bigint[], $2::smallint[]) AS w (batch_seq, item_no)
+  JOIN hold_acts x ON x.batch_seq = w.batch_seq AND x.item_no = w.item_no
+  JOIN journal_batches b ON b.batch_seq = x.batch_seq
+  JOIN hold_details d ON d.hold_id = x.hold_id
+ CROSS JOIN LATERAL (SELECT sum(y.captured_minor) AS captured_before, sum(y.released_minor) AS released_before
+                       FROM hold_acts y WHERE y.hold_id = x.hold_id AND y.version < x.version) AS s
 
 -- name: groups_at
 -- The groups that the entries at these places in the journal belong to, an entry a row.
@@ -140,7 +173,7 @@ SELECT e.batch_seq, e.item_no, e.created_at, e.change_minor, e.transaction_id,
 -- One account's settled and pending amounts from one snapshot.
 -- Params: $1 account_id text
 SELECT a.account_no, a.account_id, a.currency, a.exponent, a.settled_minor, a.credit_limit_minor, a.version,
-       p.debit_minor, p.credit_minor, greatest(a.updated_at, p.last_at) AS last_updated_at
+       p.debit_minor, p.credit_minor, held_v1(a.account_no) AS held_minor, greatest(a.updated_at, p.last_at) AS last_updated_at
   FROM accounts a CROSS JOIN LATERAL pending_sums_v1(a.account_no) AS p
  WHERE a.account_id = $1 AND a.kind = 'customer'
 
@@ -148,7 +181,7 @@ SELECT a.account_no, a.account_id, a.currency, a.exponent, a.settled_minor, a.cr
 -- An external account's amounts: its pending side is what all customers of its currency have pending.
 -- Params: $1 account_id text
 SELECT a.account_no, a.account_id, a.currency, a.exponent, a.settled_minor, a.credit_limit_minor, a.version,
-       coalesce(p.debit_minor, 0) AS debit_minor, coalesce(p.credit_minor, 0) AS credit_minor,
+       coalesce(p.debit_minor, 0) AS debit_minor, coalesce(p.credit_minor, 0) AS credit_minor, 0::numeric AS held_minor,
        greatest(a.updated_at, p.last_at) AS last_updated_at
   FROM accounts a LEFT JOIN pending_sums p USING (account_no)
  WHERE a.account_id = $1 AND a.kind = 'external'
@@ -188,7 +221,8 @@ SELECT account_no, account_id, currency, exponent, credit_limit_minor, metadata:
 WITH page AS MATERIALIZED (
     SELECT account_no, account_id, currency, exponent, credit_limit_minor, metadata, frozen, closed, config_version,
            version, created_at, updated_at
-      FROM (SELECT * FROM accounts WHERE account_no > $1 AND kind = 'customer' ORDER BY account_no LIMIT $7) AS looked_at
+      FROM (SELECT * FROM accounts
+             WHERE account_no > $1 AND kind = 'customer' AND account_id NOT LIKE 'holding:%' ORDER BY account_no LIMIT $7) AS looked_at
      WHERE ($2::text IS NULL OR currency = $2) AND ($3::text IS NULL OR frozen = $3)
        AND ($4::boolean IS NULL OR closed = $4) AND metadata @> $5::text::jsonb
      ORDER BY account_no LIMIT $6
@@ -196,7 +230,7 @@ WITH page AS MATERIALIZED (
 SELECT e.ended_at, p.account_no, p.account_id, p.currency, p.exponent, p.credit_limit_minor, p.metadata::text,
        p.frozen, p.closed, p.config_version, p.version, p.created_at, p.updated_at
   FROM (SELECT CASE WHEN (SELECT count(*) FROM page) < $6
-                    THEN (SELECT account_no FROM accounts WHERE account_no > $1 AND kind = 'customer'
+                    THEN (SELECT account_no FROM accounts WHERE account_no > $1 AND kind = 'customer' AND account_id NOT LIKE 'holding:%'
                            ORDER BY account_no OFFSET $7 - 1 LIMIT 1) END AS ended_at) AS e
   LEFT JOIN page p ON true
  ORDER BY p.account_no

@@ -79,7 +79,7 @@ SELECT e.batch_seq, b.transfer_nos[e.item_no + 1] AS transfer_no, min(a.account_
   FROM journal_batches b
   JOIN journal_entries e ON e.batch_seq = b.batch_seq AND e.created_at = b.created_at
   JOIN accounts a ON a.account_no = e.account_no
- WHERE b.batch_seq > $1 AND b.batch_seq <= $2 AND b.transfer_nos IS NOT NULL
+ WHERE b.batch_seq > $1 AND b.batch_seq <= $2 AND b.transfer_nos[e.item_no + 1] IS NOT NULL
  GROUP BY e.batch_seq, b.transfer_nos[e.item_no + 1]
 HAVING sum(e.change_minor) <> 0 OR count(*) <> 2 OR count(DISTINCT a.currency) <> 1
     OR count(DISTINCT b.group_nos[e.item_no + 1]) <> 1
@@ -94,6 +94,39 @@ SELECT b.batch_seq, i.group_no, count(*) AS item_count, count(i.change_minor) AS
  GROUP BY b.batch_seq, i.group_no
 HAVING count(i.change_minor) NOT IN (0, count(*))
  ORDER BY b.batch_seq, i.group_no LIMIT $3
+
+-- name: holding_differing
+-- Holding accounts that have not what is held of all open holds of their currency.
+SELECT a.account_id, a.exponent, coalesce(h.held_minor, 0) AS expected_minor,
+       a.settled_minor + p.credit_minor - p.debit_minor AS found_minor
+  FROM accounts a CROSS JOIN LATERAL pending_sums_v1(a.account_no) AS p
+  LEFT JOIN (SELECT c.currency, sum(o.amount_minor - o.captured_minor - o.released_minor) AS held_minor
+               FROM holds o JOIN accounts c USING (account_no) WHERE o.status = 'HELD' GROUP BY c.currency) AS h USING (currency)
+ WHERE a.account_id LIKE 'holding:%' AND a.kind = 'customer'
+   AND coalesce(h.held_minor, 0) <> a.settled_minor + p.credit_minor - p.debit_minor
+
+-- name: holds_page
+-- Where a page of holds after a number ends, and how many are in it.
+-- Params: $1 after_hold_no bigint, $2 limit bigint
+SELECT max(hold_no) AS last, count(*) AS hold_count
+  FROM (SELECT hold_no FROM holds WHERE hold_no > $1 ORDER BY hold_no LIMIT $2) AS h
+
+-- name: holds_differing
+-- Holds in a range that are not what was done to them, or whose first entry is not their amount.
+-- Params: $1 after_hold_no bigint, $2 last_hold_no bigint, $3 limit bigint
+SELECT h.hold_id::text, a.account_id, a.exponent, h.captured_minor + h.released_minor AS found_minor,
+       s.captured_minor + s.released_minor AS expected_minor
+  FROM holds h JOIN accounts a USING (account_no)
+  LEFT JOIN LATERAL (SELECT sum(x.captured_minor) AS captured_minor, sum(x.released_minor) AS released_minor,
+                            max(x.version) AS version, count(*) AS act_count
+                       FROM hold_acts x WHERE x.hold_id = h.hold_id) AS s ON true
+  LEFT JOIN hold_acts p ON p.hold_id = h.hold_id AND p.version = 1
+  LEFT JOIN journal_entries e ON e.batch_seq = p.batch_seq AND e.item_no = p.item_no AND e.created_at = h.created_at
+ WHERE h.hold_no > $1 AND h.hold_no <= $2
+   AND ((h.captured_minor, h.released_minor, h.version, h.version::bigint)
+        IS DISTINCT FROM (s.captured_minor, s.released_minor, s.version, s.act_count)
+        OR (e.account_no, e.change_minor) IS DISTINCT FROM (h.account_no, -h.amount_minor))
+ ORDER BY h.hold_no LIMIT $3
 
 -- name: settlements_page
 -- Where a page of settlements after an id ends, and how much is in it; one with many entries is short.

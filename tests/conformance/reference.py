@@ -25,10 +25,21 @@ class ReferenceAccount:
         return self.settled + sum(self.credits) - sum(self.debits) + self.credit_limit
 
 
+@dataclass
+class ReferenceHold:
+    """An amount set aside, by the name it was placed under."""
+
+    account_id: str
+    credit_id: str | None
+    remaining: int
+    status: str = "HELD"
+
+
 class Reference:
     """A ledger of one currency in memory."""
 
     def __init__(self) -> None:
+        self.holds: dict[str, ReferenceHold] = {}
         self.accounts: dict[str, ReferenceAccount] = {}
         self.accepted: dict[str, tuple[object, ...]] = {}
 
@@ -68,6 +79,52 @@ class Reference:
         self.accepted[key] = transfers
         return "accepted"
 
+    def hold(self, key: str, account_id: str, amount: int, credit_id: str | None) -> str:
+        """Set an amount aside under a key; answer as `post` does."""
+        asked = ("hold", account_id, amount, credit_id)
+        if key in self.accepted:
+            return "replayed" if self.accepted[key] == asked else "idempotency_key_reused"
+        word = self._refusal(self.accounts[account_id], -amount)
+        if word:
+            return word
+        self.accounts[account_id].debits.append(amount)
+        self.holds[key] = ReferenceHold(account_id, credit_id, amount)
+        self.accepted[key] = asked
+        return "accepted"
+
+    def end(self, key: str, name: str, amount: int | None, *, final: bool | None) -> str:
+        """Capture an amount of a hold, or all that is left, and release the rest if it is final;
+        an amount of zero releases only.
+        """
+        asked = ("end", name, amount, final)
+        if key in self.accepted:
+            return "replayed" if self.accepted[key] == asked else "idempotency_key_reused"
+        hold = self.holds[name]
+        if hold.status != "HELD":
+            return "hold_ended"
+        captured = hold.remaining if amount is None else amount
+        if captured > hold.remaining:
+            return "hold_exceeded"
+        ends = final or amount in (None, 0)
+        released = hold.remaining - captured if ends else 0
+        credits_ = [(hold.credit_id, captured)] if hold.credit_id and captured else []
+        credits_ += [(hold.account_id, released)] if released else []
+        for account_id, credit in credits_:
+            word = self._refusal(self.accounts[account_id], credit)
+            if word:
+                return word
+        for account_id, credit in credits_:
+            self.accounts[account_id].credits.append(credit)
+        hold.remaining -= captured + released
+        if not hold.remaining:
+            hold.status = "CAPTURED" if captured else "RELEASED"
+        self.accepted[key] = asked
+        return "accepted"
+
+    def held(self, account_id: str) -> int:
+        """What is held of an account."""
+        return sum(each.remaining for each in self.holds.values() if each.account_id == account_id)
+
     @staticmethod
     def _refusal(account: ReferenceAccount, change: int) -> str:
         """The code an account refuses a change with, or nothing."""
@@ -105,7 +162,8 @@ class Reference:
 
     def close(self, account_id: str) -> str:
         account = self.accounts[account_id]
-        if not account.closed and account.available != account.credit_limit:
+        is_empty = account.available == account.credit_limit and not self.held(account_id)
+        if not account.closed and not is_empty:
             return "account_not_empty"
         account.closed = True
         return "done"

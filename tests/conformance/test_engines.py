@@ -9,6 +9,7 @@ import asyncio
 from contextlib import AsyncExitStack
 from random import Random
 from typing import Any, NamedTuple
+from uuid import NAMESPACE_OID, UUID, uuid5
 
 import pytest
 
@@ -17,6 +18,7 @@ from app.bootstrap import Services, WorkerServices, open_services, open_worker_s
 from app.kit.money import DecimalText, decimal_text, parse_amount
 from app.ledger.admission import Slot
 from app.ledger.codes import Direction, Frozen
+from app.ledger.holds import CaptureRequest, HoldRequest
 from app.ledger.item import Item
 from app.ledger.model import AccountChange, AccountRequest, TransactionRequest
 from app.ledger.transfers import TransferRequest
@@ -33,13 +35,16 @@ FROZEN = ("none", "none", "debit", "credit", "all")
 
 
 class Step(NamedTuple):
-    """A posting; with no account a settlement; with a change of the account or transfers, that."""
+    """A posting; with no account a settlement; with a change of the account, transfers or something
+    about a hold, that: a name, an amount, and for a new one whom it is for, else whether it ends.
+    """
 
     account_id: str
     change: int
     key: str
     change_of: str = ""
     transfers: tuple[tuple[str, str, int], ...] = ()
+    hold: tuple[str, int | None, str | bool | None] | None = None
 
 
 def program(seed: int) -> list[Step]:
@@ -56,9 +61,12 @@ def program(seed: int) -> list[Step]:
         if random.random() < 0.25:
             steps.append(drawn_group(random, number))
             continue
+        if random.random() < 0.3:
+            steps.append(drawn_hold(random, number, steps))
+            continue
         if steps and random.random() < 0.2:
             earlier = random.choice(steps)
-            if earlier.account_id and not earlier.change_of and not earlier.transfers:
+            if earlier.account_id in ACCOUNTS and not earlier.change_of:
                 steps.append(earlier if random.random() < 0.7 else earlier._replace(change=7))
                 continue
         amount = random.choice([random.randint(1, 150), AMOUNT_MAX, random.randint(1, AMOUNT_MAX)])
@@ -77,6 +85,18 @@ def drawn_group(random: Random, number: int) -> Step:
     return Step("groups", 0, f"g{number - random.choice([0, 0, 0, 9])}", "", transfers)
 
 
+def drawn_hold(random: Random, number: int, steps: list[Step]) -> Step:
+    """Draw a hold, or something to be done to an earlier one, now and then under an earlier key."""
+    names = [step.key for step in steps if step.account_id == "hold"]
+    if not names or random.random() < 0.4:
+        asked = (random.choice(list(ACCOUNTS)), random.randint(1, 150), random.choice([None, "D"]))
+        return Step("hold", 0, f"h{number}", hold=asked)
+    key = f"e{number - random.choice([0, 0, 0, 5])}"
+    amount = random.choice([None, 0, random.randint(1, 90)])
+    final = random.choice([None, True]) if amount else None
+    return Step("end", 0, key, hold=(random.choice(names), amount, final))
+
+
 def drawn_change(random: Random) -> Step:
     """Draw a change of an account's limit or of what it is frozen for, or, rarely, its end."""
     account_id, kind = (
@@ -93,6 +113,8 @@ def expected_of(reference: Reference, step: Step) -> str:
     """What the reference answers."""
     if step.transfers:
         return reference.transfer(step.transfers, step.key)
+    if step.hold is not None:
+        return expected_of_hold(reference, step.account_id, step.key, *step.hold)
     if step.change_of == "limit":
         return reference.limit(step.account_id, step.change)
     if step.change_of == "frozen":
@@ -102,10 +124,32 @@ def expected_of(reference: Reference, step: Step) -> str:
     return reference.post(step.account_id, step.change, step.key)
 
 
+def expected_of_hold(
+    reference: Reference, what: str, key: str, name: str, amount: int | None, more: Any
+) -> str:
+    if what == "end":
+        return end_in_reference(reference, key, name, amount, more)
+    return reference.hold(key, name, amount or 0, more)
+
+
+def end_in_reference(
+    reference: Reference, key: str, name: str, amount: int | None, final: Any
+) -> str:
+    """What is held under a name that was refused is nothing that can be ended."""
+    if name not in reference.holds:
+        return "hold_not_found"
+    return reference.end(key, name, amount, final=final)
+
+
 async def take(services: Services, step: Step) -> str:
     """What the service answers."""
     if step.transfers:
         return await post_group(services, step.transfers, step.key)
+    if step.hold is not None:
+        name, amount, more = step.hold
+        if step.account_id == "hold":
+            return await place(services, step.key, name, amount or 0, more)
+        return await end(services, step.key, name, amount, more)
     if not step.change_of:
         return await post(services, step)
     change = AccountChange(
@@ -150,6 +194,40 @@ async def post_group(
     ]
     try:
         acceptance = await services.ledger.post_transfers(requests, key)
+    except errors.Rejected as error:
+        return error.code
+    return "replayed" if acceptance.replayed else "accepted"
+
+
+def hold_id_of(name: str) -> UUID:
+    """The id a program's client chooses for the hold it places under a name."""
+    return uuid5(NAMESPACE_OID, name)
+
+
+async def place(services: Services, key: str, account_id: str, amount: int, credit: Any) -> str:
+    """Hold an amount under a key and an id of its own."""
+    request = HoldRequest(
+        account_id=account_id,
+        amount=parse_amount(decimal_text(amount, 2)),
+        credit_account_id=credit,
+        hold_id=hold_id_of(key),
+    )
+    try:
+        acceptance = await services.ledger.holds.place(request, key)
+    except errors.Rejected as error:
+        return error.code
+    return "replayed" if acceptance.replayed else "accepted"
+
+
+async def end(services: Services, key: str, name: str, amount: int | None, final: Any) -> str:
+    """Capture, or release where the amount is zero."""
+    try:
+        if amount == 0:
+            acceptance = await services.ledger.holds.release(hold_id_of(name), key)
+        else:
+            text = None if amount is None else parse_amount(decimal_text(amount, 2))
+            request = CaptureRequest(amount=text, final=final)
+            acceptance = await services.ledger.holds.capture(hold_id_of(name), request, key)
     except errors.Rejected as error:
         return error.code
     return "replayed" if acceptance.replayed else "accepted"
@@ -202,9 +280,10 @@ async def test_every_engine_answers_as_the_reference_does(
             assert await take(services, step) == expected, (seed, number, step)
         for account_id, account in reference.accounts.items():
             balance = await services.ledger.balance(account_id)
-            assert (balance.available_minor, balance.settled_minor) == (
+            assert (balance.available_minor, balance.settled_minor, balance.held_minor) == (
                 account.available,
                 account.settled,
+                reference.held(account_id),
             )
         verification = await services.ledger.verify()
         assert verification.mismatches == ()

@@ -19,6 +19,7 @@ from tests.mutations.guard import (
     TWINS,
     Guard,
 )
+from tests.mutations.hold_guards import HOLD_GUARDS
 from tests.mutations.part_guards import PART_GUARDS
 
 __all__ = ["FENCE", "GUARDS", "Guard"]
@@ -329,4 +330,5 @@ GUARDS: tuple[Guard, ...] = (
     *PART_GUARDS,
     *ACCOUNT_GUARDS,
     *GROUP_GUARDS,
+    *HOLD_GUARDS,
 )

@@ -25,7 +25,7 @@ from app.ledger.codes import Direction, Frozen, Mode
 from app.ledger.model import AccountChange, AccountRequest, TransactionRequest
 from app.settings import Settings
 from tests.conformance.reference import AMOUNT_MAX, Reference
-from tests.conformance.test_engines import post_group
+from tests.conformance.test_engines import end, end_in_reference, place, post_group
 from tests.failure.conftest import pipeline_of
 
 ACCOUNTS = ("A", "B", "C")
@@ -59,6 +59,7 @@ class LedgerMachine(RuleBasedStateMachine):
         self.connection = await asyncpg.connect(self.settings.postgres.url)
         await self.connection.execute(
             "SET session_replication_role = replica;"
+            " DELETE FROM hold_acts; DELETE FROM holds;"
             " DELETE FROM journal_entries; DELETE FROM idempotency_keys;"
             " DELETE FROM settlement_lines; DELETE FROM journal_batches; DELETE FROM settlements;"
             " DELETE FROM accounts; SET session_replication_role = origin"
@@ -141,6 +142,28 @@ class LedgerMachine(RuleBasedStateMachine):
         answer = self.run(post_group(self.services, asked, key))
         assert answer == self.reference.transfer(asked, key)
 
+    @rule(
+        key=KEYS,
+        account_id=st.sampled_from(ACCOUNTS),
+        amount=st.integers(1, 300),
+        credit=st.sampled_from([None, *ACCOUNTS]),
+    )
+    def hold(self, key: str, account_id: str, amount: int, credit: str | None) -> None:
+        credit = None if credit == account_id else credit
+        answer = self.run(place(self.services, key, account_id, amount, credit))
+        assert answer == self.reference.hold(key, account_id, amount, credit)
+
+    @rule(
+        key=KEYS,
+        name=KEYS,
+        amount=st.one_of(st.none(), st.integers(0, 200)),
+        final=st.sampled_from([None, True]),
+    )
+    def end_a_hold(self, key: str, name: str, amount: int | None, final: bool | None) -> None:
+        final = final if amount else None
+        expected = end_in_reference(self.reference, key, name, amount, final)
+        assert self.run(end(self.services, key, name, amount, final)) == expected
+
     async def change(self, account_id: str, change: AccountChange) -> str:
         try:
             await self.services.ledger.change_account(account_id, change)
@@ -205,6 +228,7 @@ class LedgerMachine(RuleBasedStateMachine):
             balance = self.run(self.services.ledger.balance(account_id))
             assert balance.available_minor == expected.available >= 0
             assert balance.settled_minor == expected.settled
+            assert balance.held_minor == self.reference.held(account_id)
             assert balance.pending_debit_minor == sum(expected.debits)
             assert balance.pending_credit_minor == sum(expected.credits)
 

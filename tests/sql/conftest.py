@@ -71,11 +71,12 @@ class Sql:
         extent: str = "each",
         part: Part | None = None,
         groups: Groups | None = None,
+        holds: str | None = None,
     ) -> Any:
         """Journal (account number, change) items with (item, name) keys."""
         return await self.connection.fetchrow(
             "SELECT * FROM journal_batch_v4(0::smallint, $1, $2, $3, $4, $5, $6, $7, $8,"
-            " $9, $10, $11, $12, NULL, NULL, $13, $14, $15, $16, $17)",
+            " $9, $10, $11, $12, NULL, NULL, $13, $14, $15, $16, $17, $18)",
             epoch,
             word,
             self._attempt(attempt),
@@ -85,6 +86,7 @@ class Sql:
             ids,
             *_columns(keys),
             *(groups or (None, None)),
+            holds,
         )
 
     async def journal_v2(
@@ -122,13 +124,14 @@ class Sql:
         part: Part | None = None,
         version: int = 4,
         groups: Groups | None = None,
+        holds: str | None = None,
     ) -> Any:
         """Decide (account number, change) items in mode `postgres`; 2 as older processes do."""
         return await self.connection.fetchrow(
             f"SELECT * FROM decide_batch_v{version}("
             "0::smallint, $1, $2, $3, $4, $5, $6, $7, $8, $9, $10,"
             " $11, $12, $13, $14, NULL, NULL, NULL, $15, $16, $17"
-            f"{', $18, $19' if version > _WITHOUT_GROUPS else ''})",
+            f"{', $18, $19, $20' if version > _WITHOUT_GROUPS else ''})",
             epoch,
             word,
             self._attempt(attempt),
@@ -139,7 +142,7 @@ class Sql:
             [account for account, _ in changes],
             [change for _, change in changes],
             *_columns(keys),
-            *((groups or (None, None)) if version > _WITHOUT_GROUPS else ()),
+            *((*(groups or (None, None)), holds) if version > _WITHOUT_GROUPS else ()),
         )
 
     async def change(

@@ -1,0 +1,133 @@
+"""Holds over HTTP."""
+
+from collections.abc import Awaitable
+from typing import Annotated
+
+import msgspec
+from litestar import Response, get, post
+from litestar.datastructures import State
+from litestar.params import PathParameter, QueryParameter
+
+from app import limits
+from app.infra.http import (
+    READ_PROBLEMS,
+    WRITE_PROBLEMS,
+    HttpRequest,
+    described_body,
+    documented,
+    json_answer,
+    read_json,
+    read_optional_json,
+)
+from app.kit.decoding import idempotency_key
+from app.ledger.codes import HoldStatus
+from app.ledger.hold_schemas import (
+    CaptureBody,
+    HoldBody,
+    HoldsAnswer,
+    HoldView,
+    ReleaseBody,
+    hold_view,
+)
+from app.ledger.holds import HoldAcceptance
+from app.ledger.parameters import (
+    ACCOUNT_PROBLEMS,
+    KEY_HEADER,
+    REPLAYED,
+    REPLAYED_HEADER,
+    uuid_of,
+)
+
+_decode_hold = msgspec.json.Decoder(HoldBody)
+_decode_capture = msgspec.json.Decoder(CaptureBody)
+_decode_release = msgspec.json.Decoder(ReleaseBody)
+HoldIdPath = Annotated[str, PathParameter(description="The hold's UUID")]
+
+
+@post(
+    "/api/v1/holds",
+    summary="Hold an amount",
+    response_headers=[REPLAYED_HEADER],
+    operation_class=described_body(HoldBody, KEY_HEADER),
+    responses=documented(201, HoldView, WRITE_PROBLEMS),
+)
+async def post_hold(request: HttpRequest, state: State) -> Response[bytes]:
+    """Set an amount aside: it can be spent no more until it is captured, released, or its time is
+    up. 201 means it is durable.
+    """
+    body = await read_json(request, _decode_hold)
+    key = idempotency_key(request.headers.get("idempotency-key"))
+    return await _answered(state.ledger.holds.place(body.to_request(), key), 201)
+
+
+@post(
+    "/api/v1/holds/{hold_id:str}/capture",
+    status_code=200,
+    summary="Capture what is held",
+    response_headers=[REPLAYED_HEADER],
+    operation_class=described_body(CaptureBody, KEY_HEADER),
+    responses=documented(200, HoldView, WRITE_PROBLEMS),
+)
+async def post_capture(hold_id: HoldIdPath, request: HttpRequest, state: State) -> Response[bytes]:
+    """Give what is held to whom it is for: all of it, or an amount, several times until one is
+    final. What a final capture leaves is released. Nothing is captured once its time is up.
+    """
+    body = await read_optional_json(request, _decode_capture)
+    key = idempotency_key(request.headers.get("idempotency-key"))
+    wanted = uuid_of(hold_id, "/hold_id")
+    return await _answered(state.ledger.holds.capture(wanted, body.to_request(), key), 200)
+
+
+@post(
+    "/api/v1/holds/{hold_id:str}/release",
+    status_code=200,
+    summary="Release what is held",
+    response_headers=[REPLAYED_HEADER],
+    operation_class=described_body(ReleaseBody, KEY_HEADER),
+    responses=documented(200, HoldView, WRITE_PROBLEMS),
+)
+async def post_release(hold_id: HoldIdPath, request: HttpRequest, state: State) -> Response[bytes]:
+    """Give back all that is held still; the hold ends."""
+    await read_optional_json(request, _decode_release)
+    key = idempotency_key(request.headers.get("idempotency-key"))
+    wanted = uuid_of(hold_id, "/hold_id")
+    return await _answered(state.ledger.holds.release(wanted, key), 200)
+
+
+@get(
+    "/api/v1/holds/{hold_id:str}",
+    summary="Read a hold",
+    responses=documented(200, HoldView, READ_PROBLEMS),
+)
+async def get_hold(hold_id: HoldIdPath, state: State) -> Response[bytes]:
+    """Read a hold as it is now."""
+    return json_answer(hold_view(await state.ledger.holds.read(uuid_of(hold_id, "/hold_id"))))
+
+
+@get(
+    "/api/v1/holds",
+    summary="List an account's holds",
+    responses=documented(200, HoldsAnswer, ACCOUNT_PROBLEMS),
+)
+async def get_holds(
+    state: State,
+    account_id: Annotated[str, QueryParameter(description="Whose holds")],
+    status: Annotated[
+        HoldStatus | None, QueryParameter(description="Those that are open, or ended so")
+    ] = None,
+    cursor: Annotated[
+        str | None, QueryParameter(description="The previous page's `next_cursor`")
+    ] = None,
+    limit: Annotated[
+        int, QueryParameter(ge=1, le=limits.PAGE_ITEMS_MAX, description="Most holds in a page")
+    ] = limits.PAGE_ITEMS_DEFAULT,
+) -> Response[bytes]:
+    """List an account's holds in the order they were placed."""
+    holds, after = await state.ledger.holds.of_account(account_id, status, cursor, limit)
+    answer = HoldsAnswer(holds=[hold_view(each) for each in holds], next_cursor=after)
+    return json_answer(answer)
+
+
+async def _answered(act: Awaitable[HoldAcceptance], status: int) -> Response[bytes]:
+    accepted = await act
+    return json_answer(hold_view(accepted.hold), status, REPLAYED if accepted.replayed else None)

@@ -1,0 +1,389 @@
+"""Holds meet twins, lost replies, kills, switches and their own end: one end each, to the cent."""
+
+import asyncio
+import random
+from typing import Any
+from uuid import UUID
+
+import pytest
+
+from app import errors
+from app.bootstrap import Services, WorkerServices
+from app.kit.money import parse_amount
+from app.ledger.codes import Frozen, HoldStatus, Mode
+from app.ledger.holds import CaptureRequest, Hold, HoldRequest
+from app.ledger.model import AccountChange, AccountRequest
+from app.ledger.reaper import ReapedCount
+from tests.conftest import OpenAccount, eventually
+from tests.failure.conftest import Behind, Clock, account_fields, reservations
+from tests.failure.interruptions import (
+    after_its_decision,
+    dying_at_its_journal,
+    held_before_its_journal,
+    void_before_its_journal,
+)
+from tests.failure.modes import fall_back, rule_by
+from tests.failure.parts import settled_down
+from tests.failure.proxy import CONFIRM
+from tests.failure.transfers import balances, code
+
+MODES = pytest.mark.parametrize("mode", [Mode.REDIS, Mode.POSTGRES])
+MIXED = ("hold_ended", "hold_changed")
+
+
+@pytest.fixture
+async def opened(open_account: OpenAccount) -> None:
+    await open_account("A", "10.00")
+    await open_account("B")
+
+
+async def place(services: Services, amount: str = "6", key: str | None = None, **more: Any) -> Hold:
+    asked = {"account_id": "A", "credit_account_id": "B", **more}
+    request = HoldRequest(amount=parse_amount(amount), **asked)
+    return (await services.ledger.holds.place(request, key)).hold
+
+
+async def capture(
+    services: Services,
+    hold_id: UUID,
+    amount: str | None = None,
+    key: str | None = None,
+    **more: Any,
+) -> Any:
+    parsed = None if amount is None else parse_amount(amount)
+    return await services.ledger.holds.capture(hold_id, CaptureRequest(amount=parsed, **more), key)
+
+
+async def held(services: Services) -> list[int]:
+    """What A and B have, what is held of A, and what the holding account has."""
+    figures = await balances(services, "A", "B")
+    figures.append((await services.ledger.balance("A")).held_minor)
+    return [*figures, (await services.ledger.balance("holding:USD")).available_minor]
+
+
+@MODES
+async def test_what_is_held_is_set_aside_given_on_and_given_back(
+    services: Services, opened: None, database: Any, redis_client: Any, mode: Mode
+) -> None:
+    await rule_by(services, database, mode)
+    hold = await place(services)
+    assert hold.mode is mode
+    assert await held(services) == [400, 0, 600, 600]
+    with pytest.raises(errors.InsufficientAvailable):
+        await place(services, "4.01")
+    await capture(services, hold.hold_id, "1")
+    assert await held(services) == [400, 100, 500, 500]
+    ended = (await capture(services, hold.hold_id, "2", final=True)).hold
+    assert (ended.status, ended.captured_minor, ended.released_minor) == (
+        HoldStatus.CAPTURED,
+        300,
+        300,
+    )
+    assert await held(services) == [700, 300, 0, 0]
+    await settled_down(services, redis_client)
+
+
+@MODES
+async def test_of_capture_release_and_expiry_at_one_instant_one_wins(
+    services: Services,
+    other: Services,
+    worker: WorkerServices,
+    opened: None,
+    database: Any,
+    mode: Mode,
+) -> None:
+    """Twenty holds, each ended by three at once; what is told is what there is."""
+    for instance in (services, other):
+        await rule_by(instance, database, mode)
+    rng = random.Random(7)
+    for _ in range(20):
+        hold = await place(services, "1", expires_in_s=1)
+        # Its time is up at the very instant of the others; only its row says so.
+        await database.execute("SET session_replication_role = replica")
+        await database.execute(
+            "UPDATE holds SET expires_at = clock_timestamp() + interval '15 ms' WHERE hold_id = $1",
+            hold.hold_id,
+        )
+
+        async def expiry() -> int:
+            for _ in range(6):
+                await asyncio.sleep(rng.uniform(0, 0.01))
+                if await worker.expiry.step():
+                    return 1
+            return 0
+
+        async def late(act: Any) -> Any:
+            await asyncio.sleep(rng.uniform(0.005, 0.02))
+            return await act
+
+        told = await asyncio.gather(
+            late(capture(services, hold.hold_id)),
+            late(other.ledger.holds.release(hold.hold_id, None)),
+            expiry(),
+            return_exceptions=True,
+        )
+        won = [code(each) for each in told[:2]].count("accepted") + (told[2] == 1)
+        assert won == 1, told
+        assert {code(each) for each in told[:2]} <= {"accepted", *MIXED}
+        found = await services.ledger.holds.read(hold.hold_id)
+        assert (found.status is HoldStatus.CAPTURED) == (code(told[0]) == "accepted")
+        assert found.remaining_minor == 0
+    a, b, of_a, holding = await held(services)
+    assert (a + b, of_a, holding) == (1_000, 0, 0)
+    assert (await services.ledger.verify()).mismatches == ()
+
+
+@MODES
+async def test_parts_captured_at_once_by_two_instances_never_pass_what_is_held(
+    services: Services, other: Services, opened: None, database: Any, mode: Mode
+) -> None:
+    for instance in (services, other):
+        await rule_by(instance, database, mode)
+    hold = await place(services)
+    told = await asyncio.gather(
+        *(capture((services, other)[n % 2], hold.hold_id, "1", key=f"k{n}") for n in range(10)),
+        return_exceptions=True,
+    )
+    assert sorted(code(each) for each in told) == ["accepted"] * 6 + ["hold_ended"] * 4
+    assert await held(services) == [400, 600, 0, 0]
+
+
+@MODES
+async def test_one_act_sent_to_two_instances_is_done_once(
+    services: Services, other: Services, opened: None, database: Any, mode: Mode
+) -> None:
+    for instance in (services, other):
+        await rule_by(instance, database, mode)
+    hold = await place(services)
+    told = await asyncio.gather(
+        *(capture((services, other)[n % 2], hold.hold_id, "1", key="same") for n in range(6))
+    )
+    assert sorted(each.replayed for each in told) == [False] + [True] * 5
+    assert len({each.hold.version for each in told}) == 1
+    assert await held(services) == [400, 100, 500, 500]
+
+
+@MODES
+async def test_what_is_held_expires_in_either_mode_and_after_redis_is_lost(
+    services: Services,
+    worker: WorkerServices,
+    opened: None,
+    database: Any,
+    redis_client: Any,
+    mode: Mode,
+) -> None:
+    hold = await place(services, expires_in_s=1)
+    redis_client.flushall()
+    await rule_by(services, database, mode)
+
+    async def has_expired() -> bool:
+        return bool(await worker.expiry.step())
+
+    await eventually(has_expired)
+    found = await services.ledger.holds.read(hold.hold_id)
+    assert (found.status, found.mode) == (HoldStatus.EXPIRED, mode)
+    assert found.updated_at >= hold.expires_at  # type: ignore[operator]
+    assert await held(services) == [1_000, 0, 0, 0]
+
+
+async def test_many_holds_expire_together_and_one_that_cannot_stops_no_other(
+    services: Services, worker: WorkerServices, opened: None, open_account: OpenAccount
+) -> None:
+    await open_account("C", "10.00")
+    for number in range(30):
+        await place(services, "0.10", expires_in_s=1, account_id="AC"[number % 2])
+    await services.ledger.change_account("C", AccountChange(frozen=Frozen.CREDIT))
+    expired = 0
+
+    async def half_of_them() -> bool:
+        nonlocal expired
+        expired += await worker.expiry.step()
+        return expired == 15
+
+    await eventually(half_of_them)
+    assert await worker.expiry.step() == 0
+    await services.ledger.change_account("C", AccountChange(frozen=Frozen.NONE))
+    assert await worker.expiry.step() == 15
+    assert await balances(services, "A", "C") == [1_000, 1_000]
+
+
+@pytest.mark.parametrize("journaled", [True, False])
+async def test_the_reaper_ends_an_act_whose_process_died(
+    services: Services,
+    worker: WorkerServices,
+    clock: Clock,
+    opened: None,
+    redis_client: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    journaled: bool,
+) -> None:
+    hold = await place(services)
+    with (
+        dying_at_its_journal(services, monkeypatch, journaled=journaled),
+        pytest.raises(errors.InternalError),
+    ):
+        await capture(services, hold.hold_id, "2", final=True)
+    await worker.reaper.step()
+    clock.now += 60
+    assert await worker.reaper.step() == (ReapedCount(4, 0) if journaled else ReapedCount(0, 4))
+    expected = [800, 200, 0, 0] if journaled else [400, 0, 600, 600]
+    assert await held(services) == expected
+    found = await services.ledger.holds.read(hold.hold_id)
+    assert found.status is (HoldStatus.CAPTURED if journaled else HoldStatus.HELD)
+    assert [int(account_fields(redis_client, each)["available"]) for each in "AB"] == expected[:2]
+    await settled_down(services, redis_client)
+
+
+@pytest.mark.parametrize("loss", ["flush", "switch", "void"])
+async def test_what_happens_between_admission_and_journal_changes_nothing(
+    services: Services,
+    worker: WorkerServices,
+    opened: None,
+    redis_client: Any,
+    database: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    loss: str,
+) -> None:
+    hold = await place(services)
+    await capture(services, hold.hold_id, "1")
+
+    async def happens() -> None:
+        if loss == "flush":
+            redis_client.flushall()
+        else:
+            await fall_back(services)
+
+    if loss == "void":
+        void_before_its_journal(services, worker, monkeypatch)
+    else:
+        after_its_decision(services, monkeypatch, happens)
+    ended = (await capture(services, hold.hold_id, "2", final=True)).hold
+    assert (ended.version, ended.status) == (3, HoldStatus.CAPTURED)
+    assert await held(services) == [700, 300, 0, 0]
+
+
+async def test_an_act_that_was_admitted_and_comes_second_is_computed_anew(
+    services: Services,
+    other: Services,
+    opened: None,
+    redis_client: Any,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The first instance has reserved its final capture when the second takes a part; the holding
+    account has what another hold holds besides.
+    """
+    hold = await place(services)
+    await place(services, "3")
+    async with held_before_its_journal(services, monkeypatch) as go_on:
+        final = asyncio.create_task(capture(services, hold.hold_id, "2", final=True))
+        await eventually(lambda: reservations(redis_client))
+        part = await capture(other, hold.hold_id, "1")
+        go_on()
+        ended = (await final).hold
+    assert (part.hold.version, ended.version) == (2, 3)
+    assert (ended.captured_minor, ended.released_minor) == (300, 300)
+    assert await held(services) == [400, 300, 300, 300]
+    await settled_down(services, redis_client)
+
+
+@pytest.mark.parametrize("times", [1, 2])
+@pytest.mark.parametrize("where", ["admit", "journal", "confirm"])
+async def test_a_reply_lost_after_execution_ends_a_hold_once(
+    behind: Behind, redis_client: Any, where: str, times: int
+) -> None:
+    services = behind.services
+    await services.ledger.open_account(AccountRequest(account_id="B", currency="USD", exponent=2))
+    hold = await place(services)
+    marker = {"admit": b"0:key:lost", "journal": b"key:lost", "confirm": CONFIRM}[where]
+    proxy = behind.postgres if where == "journal" else behind.redis
+    proxy.lose_reply_to(marker, times)
+    ended = await capture(services, hold.hold_id, "4", key="lost", final=True)
+    await eventually(lambda: proxy.lost_count == times)
+    again = await capture(services, hold.hold_id, "4", key="lost", final=True)
+    assert (again.replayed, again.hold) == (True, ended.hold)
+    assert await held(services) == [600, 400, 0, 0]
+    await settled_down(services, redis_client)
+
+
+@MODES
+async def test_a_frozen_receiver_refuses_a_capture_and_is_named(
+    services: Services, opened: None, database: Any, mode: Mode
+) -> None:
+    await rule_by(services, database, mode)
+    hold = await place(services)
+    await services.ledger.change_account("B", AccountChange(frozen=Frozen.CREDIT))
+    with pytest.raises(errors.AccountFrozen) as told:
+        await capture(services, hold.hold_id)
+    assert (told.value.pointer, told.value.members["account_id"]) == ("/credit_account_id", "B")
+    assert await held(services) == [400, 0, 600, 600]
+
+
+async def test_random_acts_with_switches_in_between(
+    services: Services,
+    other: Services,
+    worker: WorkerServices,
+    open_account: OpenAccount,
+    database: Any,
+) -> None:
+    """What each act was answered is what its hold has, and money is where it was told to be."""
+    seed = random.randrange(2**32)
+    print(f"seed {seed}")
+    rng = random.Random(seed)
+    names = [f"H{number}" for number in range(4)]
+    for name in names:
+        await open_account(name, "20.00")
+    captured: dict[UUID, int] = {}
+    holds: list[Hold] = []
+
+    async def act(number: int) -> None:
+        instance = rng.choice([services, other])
+        try:
+            if not holds or rng.random() < 0.4:
+                account_id, credit = rng.sample(names, 2)
+                hold = await place(
+                    instance,
+                    str(rng.randint(1, 9)),
+                    f"p{number}",
+                    account_id=account_id,
+                    credit_account_id=credit,
+                    expires_in_s=rng.choice([None, 1]),
+                )
+                holds.append(hold)
+                captured[hold.hold_id] = 0
+                return
+            hold = rng.choice(holds)
+            if rng.random() < 0.3:
+                await instance.ledger.holds.release(hold.hold_id, f"r{number}")
+                return
+            before = await capture(
+                instance,
+                hold.hold_id,
+                str(rng.randint(1, 4)),
+                f"c{number}",
+                final=rng.choice([None, True]),
+            )
+            captured[hold.hold_id] = max(captured[hold.hold_id], before.hold.captured_minor)
+        except (errors.Rejected, errors.Unavailable):
+            return
+
+    async def switching() -> None:
+        for turn in range(4):
+            await asyncio.sleep(rng.uniform(0.01, 0.08))
+            mode = (Mode.POSTGRES, Mode.REDIS)[turn % 2]
+            await rule_by(rng.choice([services, other]), database, mode)
+
+    for turn in range(5):
+        acts = [act(40 * turn + number) for number in range(40)]
+        await asyncio.gather(switching(), worker.expiry.step(), *acts)
+    for hold in holds:
+        found = await services.ledger.holds.read(hold.hold_id)
+        assert found.captured_minor >= captured[hold.hold_id]
+        assert found.captured_minor + found.released_minor + found.remaining_minor == (
+            found.amount_minor
+        )
+    open_minor = await database.fetchval(
+        "SELECT coalesce(sum(amount_minor - captured_minor - released_minor), 0)::bigint FROM holds"
+    )
+    total = sum(await balances(services, *names))
+    assert total + open_minor == 8_000
+    assert (await services.ledger.verify()).mismatches == ()
