@@ -180,7 +180,7 @@ def _batchers(
 
 @asynccontextmanager
 async def open_worker_services(settings: Settings) -> AsyncIterator[WorkerServices]:
-    """Open what the worker needs; it opens no epoch."""
+    """Open what the worker needs; it opens no epoch before there is a hold to end."""
     async with AsyncExitStack() as stack:
         parts = await _open_parts(stack, settings, settings.postgres.timeout_ms, connections=6)
         # A chunk may take long; nothing else the worker does may wait that long for an answer.
@@ -216,8 +216,13 @@ def _expiry(
     store: LedgerStore,
     attempts: AttemptNumbers,
 ) -> HoldExpiry:
-    """Make what ends holds; it takes the decision away from nobody."""
-    mode = ModeKeeper(parts.pool, parts.redis, parts.scripts, parts.breaker, may_fall_back=False)
+    """Make what ends holds: a client of the ledger like any API, which finds out who rules as they
+    do, for there may be no other traffic.
+    """
+    may_fall_back = settings.reliability.redis_fallback
+    mode = ModeKeeper(
+        parts.pool, parts.redis, parts.scripts, parts.breaker, may_fall_back=may_fall_back
+    )
     journal = Journal(parts.pool, settings.postgres.timeout_ms)
     stack.push_async_callback(journal.close)
     pipeline = Pipeline(mode, parts.admission, journal, store, attempts, groups=True)

@@ -57,13 +57,14 @@ def refusal(item: Item, word: str, available_minor: int | None) -> errors.Reject
 async def why_taken(store: LedgerStore, item: Item) -> errors.LedgerError:
     """Say why a key is taken that no single transaction has; never raises."""
     try:
-        if await store.requests_by_identity(item.identities):
-            return errors.IdempotencyKeyReused()
+        taken = await store.requests_by_identity(item.identities)
     except errors.LedgerError as error:
         return error
     left_out = item.unit.left_out() if isinstance(item, Leg) else None
-    if left_out is not None:
+    if left_out is not None and not any(taken.values()):
         return left_out
+    if taken:
+        return errors.IdempotencyKeyReused()
     return errors.InvariantViolation("a key is taken but its entry is missing")
 
 

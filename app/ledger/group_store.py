@@ -38,7 +38,7 @@ async def find_units(
         store, [(row["batch_seq"], row["item_no"]) for row in named if row["is_hold"]]
     )
     return {
-        Identity(row["scope"], row["name"]): acts[row["batch_seq"], row["item_no"]]
+        Identity(row["scope"], row["name"]): acts.get((row["batch_seq"], row["item_no"]))
         if row["is_hold"]
         else groups.get((row["batch_seq"], row["group_no"]))
         for row in named

@@ -1,6 +1,7 @@
 """What PostgreSQL is asked about holds."""
 
 from collections.abc import Sequence
+from datetime import datetime
 from typing import Any
 from uuid import UUID
 
@@ -31,9 +32,15 @@ async def read_holds(
     return [_hold(row) for row in rows[:limit]], last
 
 
-async def read_due_holds(store: LedgerStore, limit: int) -> list[Hold]:
-    """Read holds whose time is up, the longest first."""
-    return [_hold(row) for row in await store.fetch_sql(QUERIES["holds_due"], limit)]
+async def read_due_holds(
+    store: LedgerStore, after: tuple[datetime, int], limit: int
+) -> tuple[list[Hold], tuple[datetime, int] | None]:
+    """Read holds whose time is up, after a time and number and the longest first, and the place to
+    go on from if there may be more.
+    """
+    rows = await store.fetch_sql(QUERIES["holds_due"], *after, limit)
+    last = (rows[-1]["expires_at"], rows[-1]["hold_no"]) if len(rows) == limit else None
+    return [_hold(row) for row in rows], last
 
 
 async def read_done_acts(

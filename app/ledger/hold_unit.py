@@ -10,7 +10,7 @@ from app.kit.money import decimal_text, minor_units, parse_amount
 from app.ledger.codes import Direction, HoldKind
 from app.ledger.group import Act, Leg, Unit
 from app.ledger.holds import CaptureRequest, DoneAct, Hold, HoldAcceptance, HoldRequest
-from app.ledger.model import Account, Identity, Transaction, TransactionRequest
+from app.ledger.model import Account, Transaction, TransactionRequest
 from app.ledger.store import encode_json
 from app.ledger.transfers import TransferGroup
 
@@ -37,9 +37,17 @@ class HoldUnit(Unit):
     """One act; its answer is the hold as the act leaves it."""
 
     def __init__(
-        self, act: Act, hold: Hold | None, movements: Sequence[Movement], way: Way, **named: Any
+        self,
+        act: Act,
+        hold: Hold | None,
+        movements: Sequence[Movement],
+        way: Way,
+        hold_id: UUID | None = None,
+        **said: Any,
     ) -> None:
-        """Take what the act moves, in order; `named` is what the first debit is beside that."""
+        """Take what the act moves, in order; `hold_id` is a new hold's, where its client chose it,
+        and `said` what every movement is said to be.
+        """
         super().__init__(way.deadline, len(movements), act)
         self._hold = hold
         self._credit: Account | None = None
@@ -47,8 +55,10 @@ class HoldUnit(Unit):
         credits_: list[Leg] = []
         for number, (debit, credit, amount_minor) in enumerate(movements):
             amount = parse_amount(decimal_text(amount_minor, debit.exponent))
-            more = {"idempotency_key": way.key, **named} if number == 0 else {}
             pair = None if credit is None else number
+            name: dict[str, Any] = {}
+            if number == 0:
+                name = {"idempotency_key": way.key, "transaction_id": hold_id}
             for account, direction in ((debit, Direction.DEBIT), (credit, Direction.CREDIT)):
                 if account is None:
                     continue
@@ -57,7 +67,8 @@ class HoldUnit(Unit):
                     account_id=account.account_id,
                     amount=amount,
                     direction=direction,
-                    **(more if is_debit else {}),
+                    **said,
+                    **(name if is_debit else {}),
                 )
                 leg = Leg(self, pair, request, account, way.deadline, way.postgres)
                 (debits if is_debit else credits_).append(leg)
@@ -152,7 +163,7 @@ def placing(
         None,
         [Movement(account, holding, amount_minor)],
         way,
-        transaction_id=request.hold_id,
+        request.hold_id,
         reference=request.reference,
         metadata=request.metadata,
     )
@@ -168,20 +179,21 @@ def capturing(
     movements = [Movement(holding, hold.credit_account, captured_minor)]
     if released_minor:
         movements.append(Movement(holding, hold.account, released_minor))
-    return HoldUnit(act, hold, movements, way)
+    return HoldUnit(act, hold, movements, way, reference=hold.reference)
 
 
 def releasing(hold: Hold, holding: Account, kind: HoldKind, way: Way) -> HoldUnit:
     """Give back all that is held still."""
     act = _act(kind, hold, 0, hold.remaining_minor, "")
-    return HoldUnit(act, hold, [Movement(holding, hold.account, hold.remaining_minor)], way)
+    movements = [Movement(holding, hold.account, hold.remaining_minor)]
+    return HoldUnit(act, hold, movements, way, reference=hold.reference)
 
 
 def asked_of(request: CaptureRequest) -> str:
     """What a client says of a capture, in one text."""
     amount = request.amount
     said = None if amount is None else [amount.whole, amount.fraction.rstrip("0")]
-    return encode_json([said, request.final]).decode()
+    return encode_json([said, request.is_final]).decode()
 
 
 def _act(kind: HoldKind, hold: Hold, captured_minor: int, released_minor: int, asked: str) -> Act:
@@ -193,8 +205,3 @@ def _act(kind: HoldKind, hold: Hold, captured_minor: int, released_minor: int, a
         captured_minor=captured_minor,
         released_minor=released_minor,
     )
-
-
-def identities_of_key(key: str | None) -> list[Identity]:
-    """What an act is known again by."""
-    return [] if key is None else [Identity.of_key(key)]

@@ -2,8 +2,7 @@
 --
 -- Why: POST /transfers. Locks: ACCESS EXCLUSIVE on journal_batches for an instant, waited for at most two
 -- seconds; no row is read or rewritten. Safe while old code runs: yes. It settles and verifies batches of
--- transfers as it does any other. It shows a transfer's two entries without what links them, and takes a
--- transaction under a transfer's key for a repetition of it where it equals the transfer's debit.
+-- transfers as it does any other; the first process of protocol version 5 opens an epoch that it refuses.
 
 -- A transfer is two entries of one batch, a debit and a credit. By item number: which of the batch's
 -- transfers the entry is half of, and the first transfer of its group, which a transfer alone is itself.
@@ -84,8 +83,8 @@ BEGIN
             duplicate_items := claim_keys_v2(accepted_seq, p_account_nos, p_key_items, p_key_scopes, p_key_names);
         ELSE
             -- Keys that claim_keys_v2 inserted cannot be undone, for it does so in a SQL transaction inside this one.
-            duplicate_items := claim_keys_v1(accepted_seq, p_account_nos, p_key_items, p_key_scopes, p_key_names)
-                            || claim_holds_v1(p_holds::jsonb);
+            duplicate_items := claim_keys_v1(accepted_seq, p_account_nos, p_key_items, p_key_scopes, p_key_names);
+            duplicate_items := duplicate_items || claim_holds_v1(p_holds::jsonb);
         END IF;
         outcome := CASE WHEN p_extent = 'all' AND duplicate_items <> '{}' THEN 'duplicate' ELSE 'journaled' END;
     END IF;
@@ -298,7 +297,7 @@ CREATE FUNCTION transfer_of_v1(p_batch_seq bigint, p_created_at timestamptz, p_i
 RETURNS TABLE (transfer_id uuid, other_account_id varchar) LANGUAGE sql STABLE AS $$
     SELECT coalesce(d.transaction_id, assigned_transaction_id_v1(d.created_at, d.batch_seq, d.item_no)), a.account_id
       FROM (SELECT array_positions(p_transfer_nos, p_transfer_nos[p_item_no + 1]) AS positions
-             WHERE p_transfer_nos IS NOT NULL) AS t
+             WHERE p_transfer_nos[p_item_no + 1] IS NOT NULL) AS t
       JOIN journal_entries d ON d.batch_seq = p_batch_seq AND d.created_at = p_created_at AND d.change_minor < 0
                             AND d.item_no IN (t.positions[1] - 1, t.positions[2] - 1)
       JOIN journal_entries o ON o.batch_seq = p_batch_seq AND o.created_at = p_created_at AND o.item_no <> p_item_no

@@ -1,18 +1,25 @@
 -- Holds: money set aside on an account until it is captured, released, or its time is up.
 --
--- Why: POST /holds. Locks: none that anybody waits for; the tables are new. Safe while old code runs: yes,
--- it neither places nor ends holds.
+-- Why: POST /holds. Locks: none; the tables are new. Safe while old code runs: yes. The first process of
+-- protocol version 5 opens an epoch that older ones refuse, who would let a client spend what is held.
 --
 -- The money of a hold is moved to the holding account of its currency by an ordinary transfer, and from there
 -- by ordinary transfers again: to whoever it is captured for, or back. The holding account has at every
 -- instant what is held of all holds that are open. What happens to a hold is decided here, by its row, in the
 -- SQL transaction that journals the movement: of two acts on one version of it one is left out.
 
+DO $$
+BEGIN
+    IF EXISTS (SELECT FROM accounts WHERE account_id LIKE 'holding:%') THEN
+        RAISE EXCEPTION 'there are accounts named holding:..., which are the service''s own from here on; nothing was changed';
+    END IF;
+END $$;
+
 CREATE TABLE holds (
     hold_no           bigint      GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     hold_id           uuid        NOT NULL CONSTRAINT holds_hold_id UNIQUE,
-    account_no        bigint      NOT NULL REFERENCES accounts,
-    credit_account_no bigint      REFERENCES accounts,
+    account_no        bigint      NOT NULL,
+    credit_account_no bigint,
     amount_minor      bigint      NOT NULL CONSTRAINT holds_amount CHECK (amount_minor > 0),
     captured_minor    bigint      NOT NULL DEFAULT 0 CONSTRAINT holds_captured CHECK (captured_minor >= 0),
     released_minor    bigint      NOT NULL DEFAULT 0 CONSTRAINT holds_released CHECK (released_minor >= 0),
@@ -28,7 +35,7 @@ CREATE TABLE holds (
 
 CREATE INDEX holds_account ON holds (account_no, hold_no);
 CREATE INDEX holds_open ON holds (account_no) INCLUDE (amount_minor, captured_minor, released_minor) WHERE status = 'HELD';
-CREATE INDEX holds_due ON holds (expires_at) WHERE status = 'HELD' AND expires_at IS NOT NULL;
+CREATE INDEX holds_due ON holds (expires_at, hold_no) WHERE status = 'HELD' AND expires_at IS NOT NULL;
 
 -- What was done to a hold, one row for each of its versions, at the first entry of the group that did it.
 CREATE TABLE hold_acts (
@@ -79,14 +86,14 @@ $$;
 -- batch comes first. Part of the SQL transaction of journal_batch_v4 or decide_batch_v4.
 CREATE FUNCTION claim_holds_v1(p_holds jsonb) RETURNS integer[] LANGUAGE plpgsql VOLATILE AS $$
 BEGIN
-    PERFORM FROM holds h WHERE h.hold_id IN (SELECT o.hold_id FROM hold_acts_of_v1(p_holds) AS o)
+    PERFORM FROM holds h WHERE h.hold_id = ANY (ARRAY(SELECT o.hold_id FROM hold_acts_of_v1(p_holds) AS o))
       ORDER BY h.hold_id FOR UPDATE;
     -- A later statement, so that its snapshot has everything the locks were waited for.
     RETURN ARRAY(
         SELECT a.item
           FROM (SELECT o.*, row_number() OVER (PARTITION BY o.hold_id ORDER BY o.item) AS turn
                   FROM hold_acts_of_v1(p_holds) AS o WHERE o.kind <> 'place') AS a
-          LEFT JOIN holds h ON h.hold_id = a.hold_id
+          LEFT JOIN LATERAL (SELECT * FROM holds x WHERE x.hold_id = a.hold_id OFFSET 0) AS h ON true
          WHERE a.turn > 1 OR h.status IS DISTINCT FROM 'HELD' OR h.version <> a.version
             OR (a.kind = 'capture' AND h.expires_at <= clock_timestamp())
             OR (a.kind = 'expire' AND (h.expires_at IS NULL OR h.expires_at > clock_timestamp())));
@@ -111,7 +118,8 @@ BEGIN
            status = CASE WHEN h.captured_minor + h.released_minor + o.captured_minor + o.released_minor < h.amount_minor THEN 'HELD'
                          WHEN o.kind = 'capture' THEN 'CAPTURED' WHEN o.kind = 'release' THEN 'RELEASED' ELSE 'EXPIRED' END
       FROM hold_acts_of_v1(p_holds) AS o
-     WHERE o.kind <> 'place' AND o.item <> ALL (p_left_out) AND h.hold_id = o.hold_id;
+     WHERE o.kind <> 'place' AND o.item <> ALL (p_left_out) AND h.hold_id = o.hold_id
+       AND h.hold_id = ANY (ARRAY(SELECT x.hold_id FROM hold_acts_of_v1(p_holds) AS x));
     INSERT INTO hold_acts (hold_id, version, kind, captured_minor, released_minor, asked, batch_seq, item_no)
     SELECT CASE WHEN o.kind = 'place'
                 THEN coalesce(p_transaction_ids[o.item + 1], assigned_transaction_id_v1(p_accepted_at, p_batch_seq, o.item::smallint))
@@ -121,17 +129,18 @@ BEGIN
       FROM hold_acts_of_v1(p_holds) AS o WHERE o.item <> ALL (p_left_out);
 END $$;
 
--- Holds with everything that is shown of them: their accounts, what they were placed with, who decided last.
+-- Holds with everything that is shown of them: their accounts, who decided last, and what they were placed
+-- with, unless the month of that was detached.
 CREATE VIEW hold_details AS
 SELECT h.hold_no, h.hold_id, h.amount_minor, h.captured_minor, h.released_minor, h.status, h.version,
-       h.expires_at, h.created_at, h.updated_at, coalesce(h.expires_at <= clock_timestamp(), false) AS is_due,
+       h.expires_at, h.created_at, h.updated_at, coalesce(h.expires_at <= statement_timestamp(), false) AS is_due,
        a.account_no, a.account_id, a.currency, a.exponent, c.account_no AS credit_no, c.account_id AS credit_id,
        e.reference, e.metadata::text AS metadata, b.mode
   FROM holds h
   JOIN accounts a ON a.account_no = h.account_no
   LEFT JOIN accounts c ON c.account_no = h.credit_account_no
   JOIN hold_acts p ON p.hold_id = h.hold_id AND p.version = 1
-  JOIN journal_entries e ON e.batch_seq = p.batch_seq AND e.item_no = p.item_no AND e.created_at = h.created_at
+  LEFT JOIN journal_entries e ON e.batch_seq = p.batch_seq AND e.item_no = p.item_no AND e.created_at = h.created_at
   JOIN hold_acts l ON l.hold_id = h.hold_id AND l.version = h.version
   JOIN journal_batches b ON b.batch_seq = l.batch_seq;
 

@@ -130,11 +130,16 @@ SELECT * FROM hold_details
  WHERE account_no = $1 AND ($2::text IS NULL OR status = $2) AND hold_no > $3 ORDER BY hold_no LIMIT $4
 
 -- name: holds_due
--- Holds whose time is up, the longest first.
--- Params: $1 limit bigint
+-- Holds whose time is up after a time and number, the longest first, but for those whose account takes no
+-- credits now.
+-- Params: $1 after_expires_at timestamptz, $2 after_hold_no bigint, $3 limit bigint
 SELECT d.*
-  FROM (SELECT hold_id FROM holds WHERE status = 'HELD' AND expires_at <= clock_timestamp() ORDER BY expires_at LIMIT $1) AS due
+  FROM (SELECT h.hold_id FROM holds h JOIN accounts a USING (account_no)
+         WHERE h.status = 'HELD' AND h.expires_at <= statement_timestamp() AND a.frozen NOT IN ('credit', 'all')
+           AND (h.expires_at, h.hold_no) > ($1, $2)
+         ORDER BY h.expires_at, h.hold_no LIMIT $3) AS due
   JOIN hold_details d USING (hold_id)
+ ORDER BY d.expires_at, d.hold_no
 
 -- name: hold_acts_at
 -- The acts on holds that begin at these places in the journal, with the hold and what was before them.

@@ -114,8 +114,9 @@ SELECT max(hold_no) AS last, count(*) AS hold_count
 -- name: holds_differing
 -- Holds in a range that are not what was done to them, or whose first entry is not their amount.
 -- Params: $1 after_hold_no bigint, $2 last_hold_no bigint, $3 limit bigint
-SELECT h.hold_id::text, a.account_id, a.exponent, h.captured_minor + h.released_minor AS found_minor,
-       s.captured_minor + s.released_minor AS expected_minor
+SELECT h.hold_id::text, a.account_id, a.exponent,
+       CASE WHEN e.change_minor <> -h.amount_minor THEN h.amount_minor ELSE h.captured_minor + h.released_minor END AS found_minor,
+       CASE WHEN e.change_minor <> -h.amount_minor THEN -e.change_minor ELSE s.captured_minor + s.released_minor END AS expected_minor
   FROM holds h JOIN accounts a USING (account_no)
   LEFT JOIN LATERAL (SELECT sum(x.captured_minor) AS captured_minor, sum(x.released_minor) AS released_minor,
                             max(x.version) AS version, count(*) AS act_count
@@ -125,7 +126,7 @@ SELECT h.hold_id::text, a.account_id, a.exponent, h.captured_minor + h.released_
  WHERE h.hold_no > $1 AND h.hold_no <= $2
    AND ((h.captured_minor, h.released_minor, h.version, h.version::bigint)
         IS DISTINCT FROM (s.captured_minor, s.released_minor, s.version, s.act_count)
-        OR (e.account_no, e.change_minor) IS DISTINCT FROM (h.account_no, -h.amount_minor))
+        OR (e.account_no, e.change_minor) <> (h.account_no, -h.amount_minor))
  ORDER BY h.hold_no LIMIT $3
 
 -- name: settlements_page

@@ -11,10 +11,10 @@ from typing import Any, NamedTuple
 
 from tests.chaos.facts import EntryRow, Facts, FoundRow, LineRow, reservations
 from tests.chaos.history import History, Operation, Outcome, Sending
+from tests.chaos.hold_checker import CLAIMS_NOTHING, wrong_holds
 
 REUSED = "idempotency_key_reused"
 CONFLICT = "idempotency_identity_conflict"
-_CLAIMS_NOTHING = frozenset({Outcome.REFUSED, Outcome.DEFERRED, Outcome.NOT_SENT})
 OPENING_REFERENCE = "opening balance"
 EXTERNAL = "external"
 VANISHED, LEAKED = "redis_vanished", "reservation_leaked"
@@ -71,7 +71,10 @@ def check_operations(history: History, facts: Facts) -> Iterator[Violation]:
         rows[entry.reference].append(entry)
     known = {operation.reference for operation in history.operations}
     for operation in history.operations:
-        yield from _check_operation(operation, rows[operation.reference])
+        if not operation.holds:
+            yield from _check_operation(operation, rows[operation.reference])
+    for kind, reference, detail in wrong_holds(history.operations, facts):
+        yield Violation(kind, reference, {"hold": detail})
     for entry in facts.entries:
         is_opening = entry.reference == OPENING_REFERENCE
         if entry.account_id in history.accounts and not is_opening and entry.reference not in known:
@@ -94,7 +97,7 @@ def _wrong_rows(operation: Operation, rows: list[EntryRow]) -> Iterator[str]:
         yield "done_in_part"
     if accepted and not rows:
         yield "acknowledged_and_lost"
-    if rows and all(sending.outcome in _CLAIMS_NOTHING for sending in sent):
+    if rows and all(sending.outcome in CLAIMS_NOTHING for sending in sent):
         yield "refused_and_applied"
     if rows and sorted((row.account_id, row.change_minor) for row in rows) != sorted(movements):
         yield "row_differs_from_request"

@@ -63,6 +63,30 @@ class KeyRow(NamedTuple):
     account_id: str
 
 
+class HoldRow(NamedTuple):
+    """One hold, by the reference it was placed with."""
+
+    hold_id: str
+    reference: str
+    account_id: str
+    credit_account_id: str
+    amount_minor: int
+    captured_minor: int
+    released_minor: int
+    status: str
+    version: int
+
+
+class HoldActRow(NamedTuple):
+    """What was done to a hold."""
+
+    hold_id: str
+    version: int
+    kind: str
+    captured_minor: int
+    released_minor: int
+
+
 class LineRow(NamedTuple):
     """What one settlement did to one account."""
 
@@ -122,6 +146,8 @@ class Facts(NamedTuple):
     lines: list[LineRow]
     views: dict[str, ViewRow]
     found: list[FoundRow]
+    holds: tuple[HoldRow, ...] = ()
+    hold_acts: tuple[HoldActRow, ...] = ()
     redis: RedisFacts | None = None
 
 
@@ -159,6 +185,17 @@ _FOUND = """
 SELECT DISTINCT m ->> 'kind', coalesce(m ->> 'account_id', ''), m ->> 'expected', m ->> 'found'
   FROM verifications v CROSS JOIN jsonb_array_elements(v.mismatches) AS m
  WHERE $1 = '' OR m ->> 'account_id' LIKE $1 || '%'"""
+_HOLDS = """
+SELECT h.hold_id::text, coalesce(e.reference, ''), a.account_id, coalesce(c.account_id, ''),
+       h.amount_minor, h.captured_minor, h.released_minor, h.status, h.version
+  FROM holds h JOIN accounts a USING (account_no)
+  LEFT JOIN accounts c ON c.account_no = h.credit_account_no
+  LEFT JOIN sub_balances e ON e.id = h.hold_id AND e.account_id = a.account_id
+ WHERE $1 = '' OR a.account_id LIKE $1 || '%'"""
+_HOLD_ACTS = """
+SELECT x.hold_id::text, x.version, x.kind, x.captured_minor, x.released_minor
+  FROM hold_acts x JOIN holds h USING (hold_id) JOIN accounts a USING (account_no)
+ WHERE $1 = '' OR a.account_id LIKE $1 || '%' ORDER BY x.hold_id, x.version"""
 _RULING = "SELECT mode, epoch, redis_token FROM ledger_shards WHERE shard = 0"
 
 
@@ -182,6 +219,8 @@ async def read_postgres(database_url: str, prefix: str = "") -> Facts:
                 lines=[LineRow(*_integers(row)) for row in await rows(_LINES)],
                 views={row["id"]: ViewRow(*row) for row in await rows(_VIEWS)},
                 found=[FoundRow(*row) for row in await rows(_FOUND)],
+                holds=tuple(HoldRow(*row) for row in await rows(_HOLDS)),
+                hold_acts=tuple(HoldActRow(*row) for row in await rows(_HOLD_ACTS)),
             )
     finally:
         await connection.close(timeout=STATEMENT_TIMEOUT_S)

@@ -49,11 +49,27 @@ class Sending(msgspec.Struct):
         return fields_of(self.answer)
 
 
+class HoldAct(msgspec.Struct, eq=False):
+    """Something to be done to a hold under a key of its own; without an amount all is captured."""
+
+    kind: str
+    key: str
+    amount_minor: int | None = None
+    final: bool = False
+    sendings: list[Sending] = []
+
+    @property
+    def accepted(self) -> list[Sending]:
+        """The sendings that were answered 2xx."""
+        return [each for each in self.sendings if each.outcome is Outcome.ACCEPTED]
+
+
 class Operation(msgspec.Struct, eq=False):
     """One intention; `reference` names it in the journal, whether it has a key or not.
 
     One with `transfers`, as (debit, credit, amount in minor units), is a group of them; its account
-    and amount are those of the first one's debit.
+    and amount are those of the first one's debit. One that `holds` sets its amount aside, for
+    `hold_for` if anybody, and `acts` are what was tried with it.
     """
 
     reference: str
@@ -65,6 +81,10 @@ class Operation(msgspec.Struct, eq=False):
     transaction_id: str | None = None
     sendings: list[Sending] = []
     transfers: list[tuple[str, str, int]] = []
+    holds: bool = False
+    hold_for: str | None = None
+    expires_in_s: int | None = None
+    acts: list[HoldAct] = []
 
     @property
     def movements(self) -> list[tuple[str, int]]:

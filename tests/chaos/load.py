@@ -11,11 +11,13 @@ import uuid
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from tests.chaos.bodies import body_of, major
-from tests.chaos.client import Answer, HttpClient, Lost, NotSent
+from tests.chaos.asking import ask
+from tests.chaos.bodies import act_body, body_of, major
+from tests.chaos.client import HttpClient, Lost, NotSent
 from tests.chaos.history import (
     Account,
     History,
+    HoldAct,
     Invisible,
     Operation,
     Outcome,
@@ -25,6 +27,8 @@ from tests.chaos.history import (
 
 TRANSACTION_PATH = "/api/v1/transaction"
 GROUP_PATH = "/api/v1/groups"
+HOLD_PATH = "/api/v1/holds"
+HOLD_ACTS_MAX = 4
 GROUP_TRANSFERS_MAX = 5
 PATIENCE_S = 12.0
 SHORT_PATIENCE_S = 2.0
@@ -34,8 +38,6 @@ OPERATIONS_MAX = 400_000
 OPENING_TRIES_MAX = 20
 OPENING_PAUSE_S = 0.25
 _OPENING_TASKS = 16
-_NOTHING_CHANGED = frozenset({409, 429, 503})
-_OUTCOME_UNKNOWN_CODES = frozenset({"journal_outcome_unknown", "outcome_unknown"})
 _OK, _CREATED, _NOT_FOUND = 200, 201, 404
 _IDS = uuid.UUID("7d0d4a1e-5c0b-4a7c-9d53-0d6f0f1f3c55")
 
@@ -44,7 +46,8 @@ class Habits(NamedTuple):
     """How often clients do what, as shares of one."""
 
     credit: float = 0.4
-    transfers: float = 0.3
+    transfers: float = 0.25
+    holds: float = 0.2
     drain: float = 0.06
     without_name: float = 0.06
     with_own_id: float = 0.15
@@ -173,8 +176,11 @@ class Load:
                     await self._send(clients, earlier, rng, self._patience_s(rng))
                 continue
             operation = self._operation(rng, number)
-            if rng.random() < self.habits.transfers:
+            draw = rng.random()
+            if draw < self.habits.transfers:
                 self._make_group(operation, rng)
+            elif draw < self.habits.transfers + self.habits.holds:
+                self._make_hold(operation, rng)
             elif rng.random() < self.habits.drain:
                 await self._take_all(clients, operation, rng)
             operations.append(operation)
@@ -215,6 +221,51 @@ class Load:
         if operation.transfers:
             operation.account_id, _, operation.amount_minor = operation.transfers[0]
             operation.is_credit = False
+
+    def _make_hold(self, operation: Operation, rng: random.Random) -> None:
+        """Make an operation a hold, for another account or for nobody here."""
+        exponent = self._history.accounts[operation.account_id].exponent
+        partners = [each for each in self._accounts if each.exponent == exponent]
+        partner = rng.choices(partners, [self._weight(each) for each in partners])[0].account_id
+        operation.holds, operation.is_credit = True, False
+        operation.hold_for = None if partner == operation.account_id else partner
+        operation.expires_in_s = rng.choice((None, 1, 3, 600))
+
+    async def _work_hold(
+        self,
+        clients: dict[str, HttpClient],
+        operation: Operation,
+        placed: Sending,
+        rng: random.Random,
+    ) -> None:
+        """Do things to a hold, some of them from several clients at once."""
+        hold_id = placed.fields.get("hold_id")
+        for number in range(rng.randint(0, HOLD_ACTS_MAX)):
+            together = []
+            for twin in range(rng.choice((1, 1, 2))):
+                amount = rng.choice((None, rng.randrange(1, operation.amount_minor + 1)))
+                act = HoldAct(
+                    rng.choice(("capture", "capture", "release")),
+                    f"k:{operation.reference}.{number}.{twin}",
+                    amount,
+                    final=rng.random() < 0.3,
+                    sendings=[],
+                )
+                operation.acts.append(act)
+                together += [act] * rng.choice((1, 1, 2))
+
+            async def once(act: HoldAct) -> None:
+                name = rng.choice(list(self._urls))
+                client = HttpClient(self._urls[name])
+                path = f"{HOLD_PATH}/{hold_id}/{act.kind}"
+                account = self._history.accounts[operation.account_id]
+                sending = await ask(
+                    client, name, path, act_body(act, account), act.key, self._patience_s(rng), self
+                )
+                act.sendings.append(sending)
+                client.close()
+
+            await asyncio.gather(*(once(act) for act in together))
 
     async def _take_all(
         self, clients: dict[str, HttpClient], operation: Operation, rng: random.Random
@@ -269,6 +320,8 @@ class Load:
         rng: random.Random,
     ) -> None:
         """After an acceptance: repeat it, ask for something else under its key, or read it."""
+        if operation.holds and not operation.acts:
+            await self._work_hold(clients, operation, accepted, rng)
         draw = rng.random()
         habits = self.habits
         if operation.is_named and draw < habits.repeat_accepted:
@@ -290,6 +343,8 @@ class Load:
         path = f"/api/v1/transactions/{accepted.fields.get('transaction_id')}"
         if operation.transfers:
             path = f"{GROUP_PATH}/{accepted.fields.get('group_id')}"
+        if operation.holds:
+            path = f"{HOLD_PATH}/{accepted.fields.get('hold_id')}"
         if operation.key is not None and rng.random() < 0.5:
             path = f"/api/v1/transactions?idempotency_key={operation.key}"
         try:
@@ -326,17 +381,10 @@ class Load:
         is_other_body: bool = False,
     ) -> Sending:
         """Send once and record what came back."""
-        started = self.now_s
         body = body_of(operation, self._history.accounts[operation.account_id], is_other_body)
-        headers = {"Idempotency-Key": operation.key} if operation.key is not None else {}
-        try:
-            path = GROUP_PATH if operation.transfers else TRANSACTION_PATH
-            answer = await client.request("POST", path, patience_s, body, headers)
-            sending = _judge(answer, api, started, self.now_s)
-        except NotSent as exc:
-            sending = Sending(api, started, self.now_s, Outcome.NOT_SENT, code=_first_word(exc))
-        except Lost as exc:
-            sending = Sending(api, started, self.now_s, Outcome.UNKNOWN, code=_first_word(exc))
+        path = GROUP_PATH if operation.transfers else TRANSACTION_PATH
+        path = HOLD_PATH if operation.holds else path
+        sending = await ask(client, api, path, body, operation.key, patience_s, self)
         sending.is_other_body = is_other_body
         operation.sendings.append(sending)
         return sending
@@ -346,24 +394,3 @@ class Load:
         if draw < self.habits.impatient:
             return rng.uniform(0.005, 0.3)
         return PATIENCE_S if draw > 1 - self.habits.patient else SHORT_PATIENCE_S
-
-
-def _judge(answer: Answer, api: str, started: float, ended: float) -> Sending:
-    """Say what an answer tells, by what the API document promises and no more."""
-    sending = Sending(api, started, ended, Outcome.BROKEN, answer.status, answer=answer.body)
-    fields = sending.fields
-    sending.code = str(fields.get("code", ""))
-    sending.replayed = answer.headers.get("idempotency-replayed") == "true"
-    if answer.status == _CREATED:
-        sending.outcome = Outcome.ACCEPTED if fields.get("success") is True else Outcome.BROKEN
-    elif sending.code in _OUTCOME_UNKNOWN_CODES:
-        sending.outcome = Outcome.UNKNOWN
-    elif answer.status in _NOTHING_CHANGED and sending.code:
-        sending.outcome = Outcome.DEFERRED
-    elif 400 <= answer.status < 500:
-        sending.outcome = Outcome.REFUSED
-    return sending
-
-
-def _first_word(exc: Exception) -> str:
-    return str(exc).split(":", maxsplit=1)[0]

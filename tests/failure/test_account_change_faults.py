@@ -9,6 +9,7 @@ import pytest
 from app import errors, limits
 from app.bootstrap import Services, WorkerServices
 from app.ledger.codes import Frozen, Mode
+from app.ledger.mode import PROTOCOL_VERSION
 from app.ledger.model import Acceptance, AccountChange
 from app.ledger.reaper import ReapedCount
 from app.settings import Settings
@@ -288,7 +289,9 @@ async def test_an_epoch_that_older_processes_decide_in_is_ended_before_an_accoun
     epoch = pipeline_of(services)._mode.epoch
     assert (await frozen(services)).frozen == "debit"
     assert pipeline_of(services)._mode.epoch > epoch
-    assert await database.fetchval("SELECT protocol_version FROM ledger_shards") == 4
+    assert await database.fetchval("SELECT protocol_version FROM ledger_shards") == (
+        PROTOCOL_VERSION
+    )
     assert isinstance(await tried(services, "1"), errors.AccountFrozen)
 
 

@@ -1,16 +1,20 @@
 """Holds meet twins, lost replies, kills, switches and their own end: one end each, to the cent."""
 
 import asyncio
+import contextlib
 import random
+from collections.abc import Awaitable, Callable
 from typing import Any
 from uuid import UUID
 
 import pytest
 
-from app import errors
+from app import errors, limits
 from app.bootstrap import Services, WorkerServices
 from app.kit.money import parse_amount
+from app.ledger.admission import Slot
 from app.ledger.codes import Frozen, HoldStatus, Mode
+from app.ledger.hold_unit import asked_of, capturing
 from app.ledger.holds import CaptureRequest, Hold, HoldRequest
 from app.ledger.model import AccountChange, AccountRequest
 from app.ledger.reaper import ReapedCount
@@ -181,7 +185,8 @@ async def test_what_is_held_expires_in_either_mode_and_after_redis_is_lost(
 
     await eventually(has_expired)
     found = await services.ledger.holds.read(hold.hold_id)
-    assert (found.status, found.mode) == (HoldStatus.EXPIRED, mode)
+    # Who finds a new Redis in a young epoch lets PostgreSQL decide for a while.
+    assert (found.status, found.mode) in {(HoldStatus.EXPIRED, each) for each in (mode, "postgres")}
     assert found.updated_at >= hold.expires_at  # type: ignore[operator]
     assert await held(services) == [1_000, 0, 0, 0]
 
@@ -333,38 +338,52 @@ async def test_random_acts_with_switches_in_between(
     for name in names:
         await open_account(name, "20.00")
     captured: dict[UUID, int] = {}
-    holds: list[Hold] = []
+    holds: dict[UUID, Hold] = {}
+    accepted = 0
+
+    async def told(act: Callable[[], Awaitable[Any]]) -> Any:
+        """What becomes of an act, asked for until it is known."""
+        for _ in range(20):
+            with contextlib.suppress(
+                errors.Unavailable, errors.RequestInFlight, errors.HoldChanged
+            ):
+                return await act()
+        raise AssertionError("it was not decided")
+
+    async def placed(instance: Services, number: int) -> None:
+        account_id, credit = rng.sample(names, 2)
+        amount, lasts = str(rng.randint(1, 9)), rng.choice([None, 1])
+        hold = await told(
+            lambda: place(
+                instance,
+                amount,
+                f"p{number}",
+                account_id=account_id,
+                credit_account_id=credit,
+                expires_in_s=lasts,
+            )
+        )
+        holds[hold.hold_id], captured[hold.hold_id] = hold, 0
+
+    async def ended(instance: Services, number: int, hold_id: UUID) -> None:
+        if rng.random() < 0.3:
+            await told(lambda: instance.ledger.holds.release(hold_id, f"r{number}"))
+            return
+        amount, final = str(rng.randint(1, 4)), rng.choice([None, True])
+        done = await told(lambda: capture(instance, hold_id, amount, f"c{number}", final=final))
+        captured[hold_id] = max(captured[hold_id], done.hold.captured_minor)
 
     async def act(number: int) -> None:
+        nonlocal accepted
         instance = rng.choice([services, other])
-        try:
+        with contextlib.suppress(
+            errors.InsufficientAvailable, errors.HoldEnded, errors.HoldExceeded
+        ):
             if not holds or rng.random() < 0.4:
-                account_id, credit = rng.sample(names, 2)
-                hold = await place(
-                    instance,
-                    str(rng.randint(1, 9)),
-                    f"p{number}",
-                    account_id=account_id,
-                    credit_account_id=credit,
-                    expires_in_s=rng.choice([None, 1]),
-                )
-                holds.append(hold)
-                captured[hold.hold_id] = 0
-                return
-            hold = rng.choice(holds)
-            if rng.random() < 0.3:
-                await instance.ledger.holds.release(hold.hold_id, f"r{number}")
-                return
-            before = await capture(
-                instance,
-                hold.hold_id,
-                str(rng.randint(1, 4)),
-                f"c{number}",
-                final=rng.choice([None, True]),
-            )
-            captured[hold.hold_id] = max(captured[hold.hold_id], before.hold.captured_minor)
-        except (errors.Rejected, errors.Unavailable):
-            return
+                await placed(instance, number)
+            else:
+                await ended(instance, number, rng.choice(list(holds)))
+            accepted += 1
 
     async def switching() -> None:
         for turn in range(4):
@@ -375,15 +394,73 @@ async def test_random_acts_with_switches_in_between(
     for turn in range(5):
         acts = [act(40 * turn + number) for number in range(40)]
         await asyncio.gather(switching(), worker.expiry.step(), *acts)
-    for hold in holds:
-        found = await services.ledger.holds.read(hold.hold_id)
-        assert found.captured_minor >= captured[hold.hold_id]
-        assert found.captured_minor + found.released_minor + found.remaining_minor == (
-            found.amount_minor
-        )
-    open_minor = await database.fetchval(
-        "SELECT coalesce(sum(amount_minor - captured_minor - released_minor), 0)::bigint FROM holds"
-    )
-    total = sum(await balances(services, *names))
-    assert total + open_minor == 8_000
+    assert accepted > 50
+    expected = dict.fromkeys(names, 2_000)
+    for hold_id, placed_hold in holds.items():
+        found = await services.ledger.holds.read(hold_id)
+        assert found.captured_minor == captured[hold_id]
+        expected[found.account.account_id] += found.released_minor - found.amount_minor
+        assert placed_hold.credit_account is not None
+        expected[placed_hold.credit_account.account_id] += found.captured_minor
+    assert await balances(services, *names) == list(expected.values())
     assert (await services.ledger.verify()).mismatches == ()
+
+
+async def test_holds_that_cannot_be_given_back_stop_no_other(
+    services: Services,
+    worker: WorkerServices,
+    opened: None,
+    open_account: OpenAccount,
+    database: Any,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """More of them than are looked at together."""
+    monkeypatch.setattr(limits, "HOLDS_EXPIRED_MAX", 3)
+    await open_account("FULL", "1.00")
+    for _ in range(7):
+        await place(services, "0.01", account_id="FULL", expires_in_s=1)
+    late = await place(services, "1", expires_in_s=2)
+    await database.execute("SET session_replication_role = replica")
+    await database.execute(
+        "UPDATE accounts SET closed = true WHERE account_id = 'FULL'"
+    )  # nobody can do that while something is held; it refuses everything
+    await rule_by(services, database, Mode.POSTGRES)
+
+    async def has_expired() -> bool:
+        await worker.expiry.step()
+        return (await services.ledger.holds.read(late.hold_id)).status is HoldStatus.EXPIRED
+
+    await eventually(has_expired)
+
+
+async def test_a_hold_outlives_the_month_it_was_placed_in(
+    services: Services, opened: None, database: Any
+) -> None:
+    """Its first entries are gone with their partition; the money is not."""
+    hold = await place(services, key="old", reference="card")
+    await database.execute("SET session_replication_role = replica")
+    await database.execute("DELETE FROM journal_entries WHERE reference = 'card'")
+    found = await services.ledger.holds.read(hold.hold_id)
+    assert (found.remaining_minor, found.reference) == (600, None)
+    again = await services.ledger.holds.capture(hold.hold_id, CaptureRequest(), "late")
+    assert again.hold.status is HoldStatus.CAPTURED
+
+
+async def test_captures_for_nobody_here_are_linked_with_no_stranger(
+    services: Services, opened: None, database: Any
+) -> None:
+    """Both leave in one batch."""
+    holds = [await place(services, "1", credit_account_id=None) for _ in range(2)]
+    service, asked = services.ledger.holds, asked_of(CaptureRequest())
+    units = []
+    for number, hold in enumerate(holds):
+        way = service._way(f"x{number}")
+        holding = await service._holding(hold.account, way)
+        units.append(capturing(hold, holding, hold.amount_minor, 0, asked, way))
+    carrier = services.ledger._groups._carry.__self__  # type: ignore[attr-defined]
+    assert await carrier.carry(Slot("test.captures"), units) == []
+    ended = await asyncio.gather(*(unit.future for unit in units))
+    assert len({each.hold.updated_at for each in ended}) == 1
+    for number in range(2):
+        found = await services.ledger.transaction_by_key(f"x{number}")
+        assert (found.transfer_id, found.other_account_id) == (None, None)

@@ -11,6 +11,7 @@ from app.bootstrap import Services, WorkerServices
 from app.ledger.model import Mismatch, Verification
 from tests.conftest import OpenAccount, eventually
 from tests.failure.conftest import put_in_flight, reservations
+from tests.failure.test_hold_faults import place
 from tests.failure.transfers import send
 from tests.integration.test_transactions import outcomes, request
 
@@ -28,6 +29,8 @@ async def with_history(
     await worker.settler.settle()
     await outcomes(services, requests)
     await send(services, ("A", "B", "0.10"), ("B", "A", "0.10"))
+    await place(services, "0.10", credit_account_id=None)
+    await services.ledger.post_transaction(request("A", "0.10", "credit"))
     await eventually(lambda: not reservations(redis_client))
 
 
@@ -39,9 +42,10 @@ async def test_sound_books_are_verified_whole(
     assert verification.mismatches == ()
     assert verification.complete
     compared = verification.compared
-    assert compared["redis_accounts"] == 2
-    assert compared["accounts"] == 3
-    assert compared["entries"] == 14
+    assert compared["redis_accounts"] == 3
+    assert compared["accounts"] == 4
+    assert compared["entries"] == 17
+    assert compared["holds"] == 1
     assert compared["settlements"] == 1
     assert compared["settlement_lines"] == 2
 
@@ -149,6 +153,23 @@ async def group_in_part(_redis: Any, database: Any) -> None:
     )
 
 
+async def hold_captured(_redis: Any, database: Any) -> None:
+    await database.execute("SET session_replication_role = replica")
+    await database.execute("UPDATE holds SET captured_minor = captured_minor + 1")
+
+
+async def hold_of_another(_redis: Any, database: Any) -> None:
+    """It is not the amount that was set aside."""
+    await database.execute("SET session_replication_role = replica")
+    await database.execute("UPDATE holds SET amount_minor = amount_minor + 1")
+
+
+async def hold_gone(_redis: Any, database: Any) -> None:
+    await database.execute("SET session_replication_role = replica")
+    await database.execute("DELETE FROM hold_acts")
+    await database.execute("DELETE FROM holds")
+
+
 async def chain_cut(_redis: Any, database: Any) -> None:
     await database.execute("SET session_replication_role = replica")
     await database.execute(
@@ -174,6 +195,9 @@ CHANGES: list[tuple[str, str, str, Change]] = [
     ("entry", "postgres", "", entry_gone),
     ("transfer", "postgres", "A", link_changed),
     ("group", "postgres", "", group_in_part),
+    ("hold", "postgres", "A", hold_captured),
+    ("hold", "postgres", "A", hold_of_another),
+    ("holding", "postgres", "holding:USD", hold_gone),
 ]
 
 

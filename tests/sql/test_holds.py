@@ -1,10 +1,12 @@
 """What PostgreSQL lets be done to a hold: one act for each version, and none after its end."""
 
 import json
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 
+from app.ledger.store import QUERIES
 from tests.sql.conftest import Groups, Sql
 
 PLACE = {"item": 0, "kind": "place", "captured_minor": 0, "released_minor": 0, "asked": ""}
@@ -131,3 +133,25 @@ async def test_a_hold_s_row_goes_ahead_by_what_is_done_to_it_only(sql: Sql, chan
         await sql.connection.execute(f"UPDATE holds SET {change}")
     with pytest.raises(Exception, match="append-only"):
         await sql.connection.execute("DELETE FROM hold_acts")
+
+
+async def test_a_hold_that_has_ended_stays_as_it_is(sql: Sql) -> None:
+    _, holding, hold_id = await placed(sql)
+    await journal(sql, holding, act(hold_id, 0, 1, captured=60))
+    with pytest.raises(Exception, match="refused"):
+        await sql.connection.execute("UPDATE holds SET version = 3")
+
+
+async def test_what_is_asked_each_second_reads_no_more_than_it_finds(sql: Sql) -> None:
+    """The plan has no whole view and no whole journal in it."""
+    await placed(sql, expires_in_s=0)
+    await sql.connection.execute("SET enable_seqscan = off")
+    for name, arguments in (
+        ("holds_due", (datetime(1970, 1, 1, tzinfo=UTC), 0, 200)),
+        ("hold_acts_at", ([1], [0])),
+    ):
+        await sql.connection.execute("SET plan_cache_mode = force_custom_plan")
+        rows = await sql.connection.fetch(f"EXPLAIN {QUERIES[name]}", *arguments)
+        plan = "\n".join(row[0] for row in rows)
+        assert "Subquery Scan on d" not in plan, plan
+        assert "Seq Scan" not in plan, plan
