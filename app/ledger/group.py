@@ -208,9 +208,11 @@ class Unit(ABC):
     def _as_found(self, result: Any) -> Any:
         """What an answer would be found as."""
 
-    @abstractmethod
-    def _id_of(self, found: Any) -> UUID:
-        """The id of what was found."""
+    @staticmethod
+    def _id_of(found: Any) -> UUID:
+        """The id of what was found: of a group, or of the hold that an act is on."""
+        own: UUID = found.group_id if isinstance(found, TransferGroup) else found.hold.hold_id
+        return own
 
     @abstractmethod
     def _is_repetition_of(self, found: Any) -> bool:
@@ -266,9 +268,6 @@ class Group(Unit):
 
     def _as_found(self, result: GroupAcceptance) -> TransferGroup:
         return result.group
-
-    def _id_of(self, found: Any) -> UUID:
-        return found.group_id if isinstance(found, TransferGroup) else found.hold.hold_id
 
     def _is_repetition_of(self, found: Any) -> bool:
         return (

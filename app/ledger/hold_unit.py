@@ -12,7 +12,6 @@ from app.ledger.group import Act, Leg, Unit
 from app.ledger.holds import CaptureRequest, DoneAct, Hold, HoldAcceptance, HoldRequest
 from app.ledger.model import Account, Transaction, TransactionRequest
 from app.ledger.store import encode_json
-from app.ledger.transfers import TransferGroup
 
 
 class Way(NamedTuple):
@@ -42,15 +41,16 @@ class HoldUnit(Unit):
         hold: Hold | None,
         movements: Sequence[Movement],
         way: Way,
+        receiver: Account | None,
         hold_id: UUID | None = None,
         **said: Any,
     ) -> None:
-        """Take what the act moves, in order; `hold_id` is a new hold's, where its client chose it,
-        and `said` what every movement is said to be.
+        """Take what the act moves, in order, and whom the hold is for; `hold_id` is a new hold's,
+        where its client chose it, and `said` what every movement is said to be.
         """
         super().__init__(way.deadline, len(movements), act)
         self._hold = hold
-        self._credit: Account | None = None
+        self._receiver = receiver
         debits: list[Leg] = []
         credits_: list[Leg] = []
         for number, (debit, credit, amount_minor) in enumerate(movements):
@@ -101,7 +101,7 @@ class HoldUnit(Unit):
         hold = Hold(
             hold_id=first.transaction_id,
             account=first.account,
-            credit_account=self._credit,
+            credit_account=self._receiver,
             amount_minor=-first.change_minor,
             expires_at=None if lasts is None else first.accepted_at + lasts,
             created_at=first.accepted_at,
@@ -111,10 +111,6 @@ class HoldUnit(Unit):
             metadata=first.metadata,
         )
         return HoldAcceptance(hold, replayed=False)
-
-    def place_for(self, account: Account | None) -> None:
-        """Say whom a new hold is for."""
-        self._credit = account
 
     @property
     def _act(self) -> Act:
@@ -128,9 +124,6 @@ class HoldUnit(Unit):
     def _as_found(self, result: HoldAcceptance) -> DoneAct:
         act = self._act
         return DoneAct(kind=act.kind, asked=act.asked, hold=result.hold, attempt_id=0)
-
-    def _id_of(self, found: Any) -> UUID:
-        return found.group_id if isinstance(found, TransferGroup) else found.hold.hold_id
 
     def _is_repetition_of(self, found: Any) -> bool:
         return is_repetition(found, self._act.kind, self._act.asked, self._act.hold_id)
@@ -158,17 +151,16 @@ def placing(
         credit_account_no=None if credit is None else credit.account_no,
         expires_in_s=request.expires_in_s,
     )
-    unit = HoldUnit(
+    return HoldUnit(
         act,
         None,
         [Movement(account, holding, amount_minor)],
         way,
+        credit,
         request.hold_id,
         reference=request.reference,
         metadata=request.metadata,
     )
-    unit.place_for(credit)
-    return unit
 
 
 def capturing(
@@ -179,14 +171,14 @@ def capturing(
     movements = [Movement(holding, hold.credit_account, captured_minor)]
     if released_minor:
         movements.append(Movement(holding, hold.account, released_minor))
-    return HoldUnit(act, hold, movements, way, reference=hold.reference)
+    return HoldUnit(act, hold, movements, way, hold.credit_account, reference=hold.reference)
 
 
 def releasing(hold: Hold, holding: Account, kind: HoldKind, way: Way) -> HoldUnit:
     """Give back all that is held still."""
     act = _act(kind, hold, 0, hold.remaining_minor, "")
     movements = [Movement(holding, hold.account, hold.remaining_minor)]
-    return HoldUnit(act, hold, movements, way, reference=hold.reference)
+    return HoldUnit(act, hold, movements, way, hold.credit_account, reference=hold.reference)
 
 
 def asked_of(request: CaptureRequest) -> str:
