@@ -292,15 +292,26 @@ RETURNS TABLE (
      WHERE b.batch_seq = p_batch_seq AND b.group_nos IS NOT NULL
 $$;
 
--- The transfer that an entry is half of: its id, which is that of its debit, and the other account.
+-- The transfer that an entry is half of: its id, which is that of its debit, and the other account. A
+-- function of its own plan, for inside another one its joins could read a batch for each entry of it.
 CREATE FUNCTION transfer_of_v1(p_batch_seq bigint, p_created_at timestamptz, p_item_no smallint, p_transfer_nos smallint[])
-RETURNS TABLE (transfer_id uuid, other_account_id varchar) LANGUAGE sql STABLE AS $$
-    SELECT coalesce(d.transaction_id, assigned_transaction_id_v1(d.created_at, d.batch_seq, d.item_no)), a.account_id
-      FROM (SELECT array_positions(p_transfer_nos, p_transfer_nos[p_item_no + 1]) AS positions
-             WHERE p_transfer_nos[p_item_no + 1] IS NOT NULL) AS t
-      JOIN journal_entries d ON d.batch_seq = p_batch_seq AND d.created_at = p_created_at AND d.change_minor < 0
-                            AND d.item_no IN (t.positions[1] - 1, t.positions[2] - 1)
-      JOIN journal_entries o ON o.batch_seq = p_batch_seq AND o.created_at = p_created_at AND o.item_no <> p_item_no
-                            AND o.item_no IN (t.positions[1] - 1, t.positions[2] - 1)
+RETURNS TABLE (transfer_id uuid, other_account_id varchar) LANGUAGE plpgsql STABLE ROWS 1 AS $$
+DECLARE
+    v_transfer_no smallint := p_transfer_nos[p_item_no + 1];
+    v_other       smallint;
+BEGIN
+    IF v_transfer_no IS NULL THEN
+        RETURN;
+    END IF;
+    SELECT position - 1 INTO v_other
+      FROM unnest(array_positions(p_transfer_nos, v_transfer_no)) AS position WHERE position - 1 <> p_item_no;
+    RETURN QUERY
+    SELECT CASE WHEN o.change_minor < 0
+                THEN coalesce(o.transaction_id, assigned_transaction_id_v1(p_created_at, p_batch_seq, v_other))
+                ELSE coalesce(s.transaction_id, assigned_transaction_id_v1(p_created_at, p_batch_seq, p_item_no)) END,
+           a.account_id
+      FROM journal_entries o
+      JOIN journal_entries s ON s.batch_seq = p_batch_seq AND s.item_no = p_item_no AND s.created_at = p_created_at
       JOIN accounts a ON a.account_no = o.account_no
-$$;
+     WHERE o.batch_seq = p_batch_seq AND o.item_no = v_other AND o.created_at = p_created_at;
+END $$;
