@@ -47,3 +47,13 @@ async def rule_by(services: Services, database: Any, mode: Mode) -> None:
         assert await keeper.open_redis(keeper.epoch, "for the test")
     await keeper.learn()
     assert keeper.current.mode is mode
+
+
+async def lean_to(services: Services, database: Any, mode: Mode) -> None:
+    """Let somebody decide, unless somebody else is changing that at the same time."""
+    keeper = pipeline_of(services)._mode
+    await database.execute(CONTROL, "force_postgres" if mode is Mode.POSTGRES else "automatic")
+    await keeper.learn()
+    if mode is Mode.REDIS and keeper.current.mode is Mode.POSTGRES:
+        await keeper.open_redis(keeper.epoch, "for the test")
+    await keeper.learn()

@@ -26,10 +26,11 @@ from tests.failure.interruptions import (
     held_before_its_journal,
     void_before_its_journal,
 )
-from tests.failure.modes import fall_back, rule_by
+from tests.failure.modes import fall_back, lean_to, rule_by
 from tests.failure.parts import settled_down
 from tests.failure.proxy import CONFIRM
 from tests.failure.transfers import balances, code
+from tests.integration.test_transactions import request
 
 MODES = pytest.mark.parametrize("mode", [Mode.REDIS, Mode.POSTGRES])
 MIXED = ("hold_ended", "hold_changed")
@@ -99,6 +100,7 @@ async def test_of_capture_release_and_expiry_at_one_instant_one_wins(
     """Twenty holds, each ended by three at once; what is told is what there is."""
     for instance in (services, other):
         await rule_by(instance, database, mode)
+    await services.ledger.post_transaction(request("A", "20", "credit"))
     rng = random.Random(7)
     for _ in range(20):
         hold = await place(services, "1", expires_in_s=1)
@@ -126,14 +128,21 @@ async def test_of_capture_release_and_expiry_at_one_instant_one_wins(
             expiry(),
             return_exceptions=True,
         )
-        won = [code(each) for each in told[:2]].count("accepted") + (told[2] == 1)
+        codes = [code(each) for each in told[:2]]
+        assert set(codes) <= {"accepted", *MIXED}, told
+        won = codes.count("accepted") + (told[2] == 1)
+        if not won:
+            # On a machine that is busy elsewhere each may give way to the others; then time tells.
+            assert (await services.ledger.holds.read(hold.hold_id)).status is HoldStatus.HELD
+            await eventually(worker.expiry.step)
+            won = 1
         assert won == 1, told
-        assert {code(each) for each in told[:2]} <= {"accepted", *MIXED}
         found = await services.ledger.holds.read(hold.hold_id)
-        assert (found.status is HoldStatus.CAPTURED) == (code(told[0]) == "accepted")
+        assert (found.status is HoldStatus.CAPTURED) == (codes[0] == "accepted")
+        assert (found.status is HoldStatus.RELEASED) == (codes[1] == "accepted")
         assert found.remaining_minor == 0
     a, b, of_a, holding = await held(services)
-    assert (a + b, of_a, holding) == (1_000, 0, 0)
+    assert (a + b, of_a, holding) == (3_000, 0, 0)
     assert (await services.ledger.verify()).mismatches == ()
 
 
@@ -389,7 +398,7 @@ async def test_random_acts_with_switches_in_between(
         for turn in range(4):
             await asyncio.sleep(rng.uniform(0.01, 0.08))
             mode = (Mode.POSTGRES, Mode.REDIS)[turn % 2]
-            await rule_by(rng.choice([services, other]), database, mode)
+            await lean_to(rng.choice([services, other]), database, mode)
 
     for turn in range(5):
         acts = [act(40 * turn + number) for number in range(40)]

@@ -23,7 +23,7 @@ from tests.failure.interruptions import (
     sleeps_before_it_tells,
     void_before_its_journal,
 )
-from tests.failure.modes import fall_back, rule_by
+from tests.failure.modes import fall_back, lean_to, rule_by
 from tests.failure.parts import settled_down
 from tests.failure.proxy import CONFIRM
 from tests.failure.transfers import answers, balances, carried, code, linked, send, transfer
@@ -402,7 +402,7 @@ async def test_random_groups_with_switches_in_between(
         for turn in range(6):
             await asyncio.sleep(rng.uniform(0.005, 0.05))
             mode = (Mode.POSTGRES, Mode.REDIS)[turn % 2]
-            await rule_by(rng.choice([services, other]), database, mode)
+            await lean_to(rng.choice([services, other]), database, mode)
 
     for turn in range(6):
         posts = [post(60 * turn + number) for number in range(60)]
