@@ -284,7 +284,8 @@ class Group(Unit):
 
 def put_together(items: Sequence[Item]) -> list[Item]:
     """Let the items of each group stand together in their order, as PostgreSQL decides them."""
-    return list(dict.fromkeys(each for item in items for each in item.together))
+    units = dict.fromkeys(as_leg(item).unit for item in items)
+    return [leg for unit in units for leg in unit.legs]
 
 
 def as_leg(item: Item) -> Leg:
