@@ -144,12 +144,14 @@ class Verifier:
             for row in await self._fetch("holds_differing", *bounds)
         ]
         run.compared.update(holds=page["hold_count"])
-        return int(page["last"])
+        return int(page["last"]) if page["hold_count"] == _PAGE else None
 
     async def _pages(
         self, run: "_Run", name: str, check: Callable[["_Run", int], Awaitable[int | None]]
     ) -> None:
-        """Run a check page by page until the end, or until time is up: then go on there next."""
+        """Run a check page by page until the end, or until time is up: then go on there next. What
+        comes while it runs is for the next run, so a page that is not full is the last.
+        """
         after = self._begun.pop(name, 0)
         run.complete &= after == 0
         while not run.is_late:
@@ -185,7 +187,7 @@ class Verifier:
             _differing("line_chain", row, f"version {row['version_after']}") for row in broken
         ]
         run.compared["accounts"] += len(rows)
-        return last
+        return last if len(rows) == _PAGE else None
 
     async def _batches(self, run: "_Run", after: int) -> int | None:
         """Compare entries with what their batch says of them."""
@@ -220,7 +222,8 @@ class Verifier:
             for row in await self._fetch("groups_torn", *bounds)
         ]
         run.compared.update(batches=page["batch_count"], entries=page["entry_count"])
-        return int(page["last"])
+        is_full = page["batch_count"] == _PAGE or page["entry_count"] >= limits.VERIFY_ENTRIES_MAX
+        return int(page["last"]) if is_full else None
 
     async def _settlements(self, run: "_Run", after: int) -> int | None:
         """Compare settlement lines and counts with the entries they settled."""
@@ -246,7 +249,11 @@ class Verifier:
         run.compared.update(
             settlements=page["settlement_count"], settlement_lines=page["line_count"]
         )
-        return int(page["last"])
+        is_full = (
+            page["settlement_count"] == limits.VERIFY_SETTLEMENTS_MAX
+            or page["entry_count"] >= limits.VERIFY_ENTRIES_MAX
+        )
+        return int(page["last"]) if is_full else None
 
     async def _fetch(self, name: str, *arguments: Any) -> Any:
         return await self._store.fetch_sql(VERIFY_QUERIES[name], *arguments)

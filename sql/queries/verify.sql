@@ -79,7 +79,7 @@ SELECT e.batch_seq, b.transfer_nos[e.item_no + 1] AS transfer_no, min(a.account_
   FROM journal_batches b
   JOIN journal_entries e ON e.batch_seq = b.batch_seq AND e.created_at = b.created_at
   JOIN accounts a ON a.account_no = e.account_no
- WHERE b.batch_seq > $1 AND b.batch_seq <= $2 AND b.transfer_nos[e.item_no + 1] IS NOT NULL
+ WHERE b.batch_seq > $1 AND b.batch_seq <= $2 AND b.transfer_nos IS NOT NULL AND b.transfer_nos[e.item_no + 1] IS NOT NULL
  GROUP BY e.batch_seq, b.transfer_nos[e.item_no + 1]
 HAVING sum(e.change_minor) <> 0 OR count(*) <> 2 OR count(DISTINCT a.currency) <> 1
     OR count(DISTINCT b.group_nos[e.item_no + 1]) <> 1
@@ -132,8 +132,9 @@ SELECT h.hold_id::text, a.account_id, a.exponent,
 -- name: settlements_page
 -- Where a page of settlements after an id ends, and how much is in it; one with many entries is short.
 -- Params: $1 after_settlement_id bigint, $2 limit bigint, $3 entries_max bigint
-SELECT max(settlement_id) AS last, count(*) AS settlement_count, coalesce(sum(account_count), 0)::bigint AS line_count
-  FROM (SELECT settlement_id, account_count,
+SELECT max(settlement_id) AS last, count(*) AS settlement_count, coalesce(sum(account_count), 0)::bigint AS line_count,
+       coalesce(sum(entry_count), 0)::bigint AS entry_count
+  FROM (SELECT settlement_id, account_count, entry_count,
                sum(entry_count) OVER (ORDER BY settlement_id) - entry_count AS entries_before
           FROM (SELECT settlement_id, account_count, entry_count FROM settlements
                  WHERE settlement_id > $1 ORDER BY settlement_id LIMIT $2) AS p) AS s
