@@ -86,11 +86,4 @@ GROUP_GUARDS = (
         "",
         GROUPS,
     ),
-    Guard(
-        "keys_of_others_are_no_group_s",
-        "app/ledger/group.py",
-        "        if first is None:\n            self.fail(errors.IdempotencyKeyReused())",
-        "        if first is None:\n            return False",
-        GROUPS,
-    ),
 )

@@ -97,13 +97,13 @@ async def test_an_attempt_run_again_does_nothing_more(sql: Sql) -> None:
 
 
 async def test_what_the_accounts_refuse_is_not_done_to_the_hold(fallen_back: Sql) -> None:
-    _, holding, hold_id = await placed_by_postgres(fallen_back)
+    account, holding, hold_id = await placed_by_postgres(fallen_back)
     row = await fallen_back.decide(
-        [(holding, -61)],
-        groups=Groups([None], [0]),  # type: ignore[list-item]
+        [(holding, -61), (account, -1), (holding, 1)],
+        groups=Groups([None, 1, 1], [0, 1, 1]),  # type: ignore[list-item]
         holds=json.dumps([act(hold_id, 0, 1, captured=60)]),
     )
-    assert row["words"] == ["insufficient_available"]
+    assert row["words"] == ["insufficient_available", "admitted", "admitted"]
     assert await state(fallen_back) == (0, 0, "HELD", 1)
 
 
