@@ -28,7 +28,6 @@ from app.ledger.batcher import Batcher
 from app.ledger.changes import AccountChanges
 from app.ledger.compare import RedisComparison
 from app.ledger.consistency import ConsistencyCheck
-from app.ledger.group import GroupCarrier, Unit
 from app.ledger.health import HealthCheck
 from app.ledger.hold_expiry import HoldExpiry
 from app.ledger.item import Item
@@ -43,6 +42,7 @@ from app.ledger.service import LedgerService
 from app.ledger.settler import Settler
 from app.ledger.store import LedgerStore, draw_process_number
 from app.ledger.sweeper import Sweeper
+from app.ledger.unit import Unit, UnitCarrier
 from app.ledger.verify import Verifier
 from app.ledger.watch import ModeWatch
 from app.settings import Settings, load_settings
@@ -168,7 +168,7 @@ def _batchers(
             rules.queue_items,
         ),
         Batcher(
-            GroupCarrier(transfers).carry,
+            UnitCarrier(transfers).carry,
             None,
             transfers.tell_what_is_left,
             [f"{name}.group{number}" for number in range(rules.slots)],
@@ -228,7 +228,7 @@ def _expiry(
     pipeline = Pipeline(mode, parts.admission, journal, store, attempts, groups=True)
     slot = Slot(f"{attempts.process_number}.expiry")
     deadline_s = settings.ledger.deadline_ms / 1_000
-    return HoldExpiry(mode, GroupCarrier(pipeline), store, slot, deadline_s)
+    return HoldExpiry(mode, UnitCarrier(pipeline), store, slot, deadline_s)
 
 
 @asynccontextmanager

@@ -78,6 +78,7 @@ class Problem(msgspec.Struct, kw_only=True):
     requested: str | None = None
     balance: str | None = None
     transaction_id: str | None = None
+    hold_status: str | None = None
 
 
 def problem_content(error: LedgerError, base: str = "") -> dict[str, Any]:

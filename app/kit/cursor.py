@@ -4,6 +4,7 @@ import base64
 import binascii
 import re
 
+from app import limits
 from app.errors import InvalidCursor
 
 _LENGTH_MAX = 120
@@ -28,3 +29,11 @@ def decode_cursor(cursor: str, count: int) -> tuple[int, ...]:
     if len(numbers) != count or encode_cursor(*numbers) != cursor.rstrip("="):
         raise InvalidCursor(pointer="/cursor")
     return numbers
+
+
+def decode_number(cursor: str) -> int:
+    """Read back one number above zero, as a row's may be; raises `InvalidCursor`."""
+    (number,) = decode_cursor(cursor, 1)
+    if not 0 < number <= limits.INT64_MAX:
+        raise InvalidCursor(pointer="/cursor")
+    return number

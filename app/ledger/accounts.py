@@ -2,9 +2,10 @@
 
 import asyncio
 from collections import deque
-from collections.abc import Collection
+from collections.abc import AsyncIterator, Collection
+from contextlib import asynccontextmanager
 
-from app import limits
+from app import errors, limits
 from app.ledger.mode import ModeKeeper
 from app.ledger.model import Account
 from app.ledger.store import LedgerStore
@@ -93,3 +94,13 @@ class KnownAccounts:
                 remembered.pop(next(iter(remembered)))
             remembered[account_id] = account
         return found
+
+
+@asynccontextmanager
+async def answered_by(deadline: float) -> AsyncIterator[None]:
+    """Wait for accounts no longer than a client does; `deadline` is in loop time."""
+    try:
+        async with asyncio.timeout_at(deadline):
+            yield
+    except TimeoutError as exc:
+        raise errors.PostgresUnavailable("The account could not be looked up in time.") from exc

@@ -15,11 +15,11 @@ from app.infra.resilience import Breaker, BreakerOpen
 from app.kit.ids import AttemptNumbers
 from app.ledger.codes import Extent, Inspected, Loaded, Refreshed, Refused, Script, Stopped
 from app.ledger.flights import FlightRecord, read_record
-from app.ledger.group import group_positions
 from app.ledger.item import Item
 from app.ledger.keys import account_key, epoch_key, flight_key
 from app.ledger.mode import Ruling
 from app.ledger.store import SHARD
+from app.ledger.unit import positions_of
 
 if TYPE_CHECKING:
     from app.infra.scripts import LuaScripts
@@ -153,7 +153,7 @@ class Admission:
         if len(groups) > 1:
             placed = [item for members in groups.values() for item in members]
         if extent is Extent.GROUPS:
-            script, together = "admit_groups", group_positions(items, placed)
+            script, together = "admit_groups", positions_of(items, placed)
         names = " ".join([item.name for item in placed])
         bounds = map(str, (*attempt.bounds, slot.journaled))
         arguments = [ruling.text, str(attempt.attempt_id), _BALANCE_MAX, together, *bounds, names]

@@ -8,7 +8,6 @@ from app import errors
 from app.kit.ids import AssignedIds
 from app.kit.money import decimal_text
 from app.ledger.codes import EntryStatus, Mode, Refused
-from app.ledger.group import Leg
 from app.ledger.item import Item
 from app.ledger.model import Transaction
 from app.ledger.outcomes import DecidedOutcome, JournalOutcome
@@ -60,7 +59,7 @@ async def why_taken(store: LedgerStore, item: Item) -> errors.LedgerError:
         taken = await store.requests_by_identity(item.identities)
     except errors.LedgerError as error:
         return error
-    left_out = item.unit.left_out() if isinstance(item, Leg) else None
+    left_out = item.left_out()
     if left_out is not None and not any(taken.values()):
         return left_out
     if taken:

@@ -12,10 +12,10 @@ from typing import Any, Generic, TypeVar
 
 from app import errors
 from app.ledger.admission import Slot
-from app.ledger.group import Unit
 from app.ledger.item import Item
 from app.ledger.model import Identity
 from app.ledger.part import Part
+from app.ledger.unit import Unit
 
 _log = logging.getLogger(__name__)
 # Bulk requests leave the rest of the queue, in hundredths, to single ones.

@@ -7,12 +7,12 @@ from datetime import UTC, datetime
 from app import errors, limits
 from app.ledger.admission import Slot
 from app.ledger.codes import HoldKind
-from app.ledger.group import GroupCarrier, Unit
 from app.ledger.hold_store import read_due_holds
 from app.ledger.hold_unit import Way, releasing
 from app.ledger.holds import Hold, holding_account_id
 from app.ledger.mode import ModeKeeper, Ruling
 from app.ledger.store import LedgerStore
+from app.ledger.unit import Unit, UnitCarrier
 
 _log = logging.getLogger(__name__)
 _BEGINNING = datetime(1970, 1, 1, tzinfo=UTC)
@@ -24,7 +24,7 @@ class HoldExpiry:
     def __init__(
         self,
         mode: ModeKeeper,
-        carrier: GroupCarrier,
+        carrier: UnitCarrier,
         store: LedgerStore,
         slot: Slot,
         deadline_s: float,

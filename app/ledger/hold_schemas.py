@@ -7,13 +7,11 @@ import msgspec
 from msgspec import Meta
 
 from app import errors, limits
-from app.kit.decoding import check_metadata, check_text
-from app.kit.ids import is_assigned_form
 from app.kit.money import decimal_text, parse_amount
 from app.ledger.codes import HoldStatus, Mode
 from app.ledger.holds import CaptureRequest, Hold, HoldRequest
 from app.ledger.model import check_customer_account_id
-from app.ledger.schemas import Amount, instant, ordered_metadata
+from app.ledger.schemas import Amount, check_said, instant, ordered_metadata
 
 
 class HoldBody(msgspec.Struct, forbid_unknown_fields=True):
@@ -41,17 +39,11 @@ class HoldBody(msgspec.Struct, forbid_unknown_fields=True):
         """Check everything that needs no account; raises one error for each way to be wrong."""
         check_customer_account_id(self.account_id)
         if self.credit_account_id is not None:
-            try:
-                check_customer_account_id(self.credit_account_id)
-            except errors.Rejected as error:
-                raise type(error)(error.detail, pointer="/credit_account_id") from error
+            check_customer_account_id(self.credit_account_id, "/credit_account_id")
             if self.credit_account_id == self.account_id:
                 raise errors.SameAccount(pointer="/credit_account_id")
         amount = parse_amount(self.amount)
-        if self.id is not None and is_assigned_form(self.id):
-            raise errors.InvalidValue("Version 8 ids are issued by this service.", pointer="/id")
-        check_text(self.reference, limits.REFERENCE_LENGTH_MAX, "/reference")
-        check_metadata(self.metadata)
+        check_said(self.id, self.reference, self.metadata)
         return HoldRequest(
             account_id=self.account_id,
             amount=amount,

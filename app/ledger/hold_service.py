@@ -12,13 +12,12 @@ from uuid import UUID
 import msgspec
 
 from app import errors, limits
-from app.kit.cursor import decode_cursor, encode_cursor
+from app.kit.cursor import decode_number, encode_cursor
 from app.kit.ids import AttemptNumbers
 from app.kit.money import minor_units
-from app.ledger.accounts import KnownAccounts
+from app.ledger.accounts import KnownAccounts, answered_by
 from app.ledger.batcher import Batcher
 from app.ledger.codes import HoldKind, HoldStatus
-from app.ledger.group import Unit
 from app.ledger.group_store import find_units
 from app.ledger.hold_store import read_hold, read_holds
 from app.ledger.hold_unit import (
@@ -40,6 +39,7 @@ from app.ledger.holds import (
 )
 from app.ledger.model import Account, AccountRequest, Identity, check_account_id
 from app.ledger.store import LedgerStore
+from app.ledger.unit import Unit
 
 # Acts on one hold that came at once come again at different times.
 _PAUSE_S = 0.005
@@ -128,11 +128,7 @@ class Holds:
     ) -> tuple[Sequence[Hold], str | None]:
         """Read a page of an account's holds in the order they were placed, and its next cursor."""
         check_account_id(account_id)
-        after = 0
-        if cursor is not None:
-            (after,) = decode_cursor(cursor, 1)
-            if not 0 < after <= limits.INT64_MAX:
-                raise errors.InvalidCursor(pointer="/cursor")
+        after = 0 if cursor is None else decode_number(cursor)
         account = (await self._found([account_id], self._way(None))).get(account_id)
         if account is None:
             raise errors.AccountNotFound(pointer="/account_id")
@@ -191,12 +187,8 @@ class Holds:
         return Way(deadline, self._accounts.current_postgres(), key)
 
     async def _found(self, account_ids: Sequence[str], way: Way) -> dict[str, Account]:
-        try:
-            async with asyncio.timeout_at(way.deadline):
-                return await self._accounts.find(account_ids)
-        except TimeoutError as exc:
-            detail = "The accounts could not be looked up in time."
-            raise errors.PostgresUnavailable(detail) from exc
+        async with answered_by(way.deadline):
+            return await self._accounts.find(account_ids)
 
     async def _holding(self, account: Account, way: Way) -> Account:
         """The account that has what is held in a currency; it is opened for the first hold."""

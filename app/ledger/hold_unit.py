@@ -8,10 +8,10 @@ from uuid import UUID
 from app import errors
 from app.kit.money import decimal_text, minor_units, parse_amount
 from app.ledger.codes import Direction, HoldKind
-from app.ledger.group import Act, Leg, Unit
 from app.ledger.holds import CaptureRequest, DoneAct, Hold, HoldAcceptance, HoldRequest
 from app.ledger.model import Account, Transaction, TransactionRequest
 from app.ledger.store import encode_json
+from app.ledger.unit import Act, Leg, Unit
 
 
 class Way(NamedTuple):

@@ -99,9 +99,18 @@ class Item:
         return transaction
 
     @property
+    def claims(self) -> tuple[Identity, ...]:
+        """The identities that the journal notes with this item."""
+        return self.identities
+
+    @property
     def together(self) -> "Sequence[Item]":
         """The items that stand or fall with this one, itself among them."""
         return (self,)
+
+    def left_out(self) -> errors.LedgerError | None:
+        """Why the journal left this out where its names were free, if that can be."""
+        return None
 
     @property
     def is_credit(self) -> bool:

@@ -15,11 +15,11 @@ from app.infra.postgres import POSTGRES_ERRORS
 from app.ledger.admission import Slot
 from app.ledger.answers import fail
 from app.ledger.codes import Decided, Journaled
-from app.ledger.group import Leg, group_numbers
 from app.ledger.item import Item
 from app.ledger.mode import Ruling
 from app.ledger.outcomes import NO_CLAIM, Claim, DecidedOutcome, JournalOutcome
 from app.ledger.store import QUERIES, SHARD, encode_json
+from app.ledger.unit import numbers_of
 
 if TYPE_CHECKING:
     from app.infra.postgres import Pool
@@ -206,7 +206,7 @@ def _columns(items: Sequence[Item]) -> tuple[Any, ...]:
     keys = [
         (position, identity.scope, identity.name)
         for position, item in enumerate(items)
-        for identity in (item.claims if isinstance(item, Leg) else item.identities)
+        for identity in item.claims
     ]
     return (
         " ".join([str(item.account.account_no) for item in items]),
@@ -217,7 +217,7 @@ def _columns(items: Sequence[Item]) -> tuple[Any, ...]:
         " ".join([str(key[0]) for key in keys]),
         " ".join([str(key[1]) for key in keys]),
         " ".join([key[2] for key in keys]),
-        *group_numbers(items),
+        *numbers_of(items),
     )
 
 

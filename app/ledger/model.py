@@ -319,11 +319,11 @@ def check_account_id(account_id: str, pointer: str = "/account_id") -> None:
 
 
 @lru_cache(maxsize=16_384)
-def check_customer_account_id(account_id: str) -> None:
+def check_customer_account_id(account_id: str, pointer: str = "/account_id") -> None:
     """Refuse an account id that no client may move money on or open."""
-    check_account_id(account_id)
+    check_account_id(account_id, pointer)
     if account_id.startswith((EXTERNAL_PREFIX, HOLDING_PREFIX)):
-        raise errors.AccountReserved(pointer="/account_id")
+        raise errors.AccountReserved(pointer=pointer)
 
 
 def external_account_id(currency: str) -> str:

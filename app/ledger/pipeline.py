@@ -31,7 +31,6 @@ from app.ledger.admission import (
 from app.ledger.answers import accept, answerable, fail, journaled_answers, why_taken
 from app.ledger.codes import Extent, Journaled, Mode
 from app.ledger.fallback import Fallback
-from app.ledger.group import put_together
 from app.ledger.group_store import Accepted, FindAccepted, find_units
 from app.ledger.item import Item, identities_of
 from app.ledger.journal import Journal, until_known
@@ -40,6 +39,7 @@ from app.ledger.model import Identity, Transaction
 from app.ledger.outcomes import JournalOutcome
 from app.ledger.refusals import Refusals
 from app.ledger.store import LedgerStore
+from app.ledger.unit import put_together
 from app.ledger.untold import Telling
 
 _log = logging.getLogger(__name__)

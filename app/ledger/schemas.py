@@ -34,6 +34,14 @@ Amount = Annotated[
 ]
 
 
+def check_said(chosen: UUID | None, reference: str | None, metadata: dict[str, str] | None) -> None:
+    """Refuse an id that is no client's to choose, and a reference or metadata past its bounds."""
+    if chosen is not None and is_assigned_form(chosen):
+        raise errors.InvalidValue("Version 8 ids are issued by this service.", pointer="/id")
+    check_text(reference, limits.REFERENCE_LENGTH_MAX, "/reference")
+    check_metadata(metadata)
+
+
 class TransactionBody(msgspec.Struct, forbid_unknown_fields=True):
     """A debit or credit of one account."""
 
@@ -53,10 +61,7 @@ class TransactionBody(msgspec.Struct, forbid_unknown_fields=True):
         """Check everything that needs no account; raises one error for each way to be wrong."""
         check_customer_account_id(self.account_id)
         amount = parse_amount(self.amount)
-        if self.id is not None and is_assigned_form(self.id):
-            raise errors.InvalidValue("Version 8 ids are issued by this service.", pointer="/id")
-        check_text(self.reference, limits.REFERENCE_LENGTH_MAX, "/reference")
-        check_metadata(self.metadata)
+        check_said(self.id, self.reference, self.metadata)
         return TransactionRequest(
             account_id=self.account_id,
             amount=amount,

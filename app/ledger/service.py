@@ -1,21 +1,20 @@
 """The ledger's use cases, one method each. What HTTP, workers and later rooms may call."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Sequence
 from uuid import UUID
 
 from app import errors, limits
-from app.kit.cursor import decode_cursor, encode_cursor
+from app.kit.cursor import decode_cursor, decode_number, encode_cursor
 from app.kit.ids import AttemptNumbers, EntryPosition, assigned_position
 from app.kit.money import decimal_text, parse_amount
 from app.ledger.account_store import read_accounts, read_first_rules
-from app.ledger.accounts import KnownAccounts
+from app.ledger.accounts import KnownAccounts, answered_by
 from app.ledger.batcher import Batcher
 from app.ledger.bulk import Answered, Asked, BulkRequest
 from app.ledger.changes import AccountChanges
 from app.ledger.codes import Direction
-from app.ledger.group import Group, Unit, check_transfers
+from app.ledger.group import Group, check_transfers
 from app.ledger.group_store import find_units, read_group_at
 from app.ledger.health import HealthCheck
 from app.ledger.hold_service import Holds
@@ -42,6 +41,7 @@ from app.ledger.model import (
 )
 from app.ledger.store import LedgerStore
 from app.ledger.transfers import GroupAcceptance, TransferGroup, TransferRequest
+from app.ledger.unit import Unit
 from app.ledger.verify import Verifier
 from app.settings import Settings
 
@@ -88,7 +88,7 @@ class LedgerService:
         """Debit or credit an account: durable when this returns, or refused with an error."""
         self._check(request)
         postgres, deadline = self._accounts.current_postgres(), self._deadline()
-        async with _answered_by(deadline):
+        async with answered_by(deadline):
             account = await self._account(request.account_id)
         future = self._loop.create_future()
         item = Item(request, account, deadline, future, postgres)
@@ -119,7 +119,7 @@ class LedgerService:
             asked = [_named(request) for request in asked]
         bulk = BulkRequest(asked, idempotency_key, atomic=atomic)
         postgres, deadline = self._accounts.current_postgres(), self._deadline()
-        async with _answered_by(deadline):
+        async with answered_by(deadline):
             accounts = await self._accounts.find(bulk.account_ids)
         bulk.make_items(accounts, deadline, postgres)
         return await bulk.answer(self._batcher)
@@ -136,7 +136,7 @@ class LedgerService:
         wanted = {each.debit_account_id for each in requests}
         wanted.update(each.credit_account_id for each in requests)
         postgres, deadline = self._accounts.current_postgres(), self._deadline()
-        async with _answered_by(deadline):
+        async with answered_by(deadline):
             accounts = await self._accounts.find(wanted)
         check_transfers(requests, accounts)
         group = Group(requests, idempotency_key, accounts, deadline, postgres)
@@ -278,11 +278,7 @@ class LedgerService:
         self, wanted: AccountFilter, cursor: str | None, limit: int
     ) -> AccountsPage:
         """Read a page of customers' accounts in order of their number, those that are as wanted."""
-        after = 0
-        if cursor is not None:
-            (after,) = decode_cursor(cursor, 1)
-            if not 0 < after <= limits.INT64_MAX:
-                raise errors.InvalidCursor(pointer="/cursor")
+        after = 0 if cursor is None else decode_number(cursor)
         accounts, last = await read_accounts(self._store, wanted, after, limit)
         return AccountsPage(
             accounts=tuple(accounts), next_cursor=None if last is None else encode_cursor(last)
@@ -312,16 +308,6 @@ class LedgerService:
     async def health(self) -> LedgerHealth:
         """Ask every part how it is; bounded by the parts' own time-outs."""
         return await self._health.ask()
-
-
-@asynccontextmanager
-async def _answered_by(deadline: float) -> AsyncIterator[None]:
-    """Wait for accounts no longer than a client does; `deadline` is in loop time."""
-    try:
-        async with asyncio.timeout_at(deadline):
-            yield
-    except TimeoutError as exc:
-        raise errors.PostgresUnavailable("The account could not be looked up in time.") from exc
 
 
 def _named(

@@ -7,12 +7,10 @@ import msgspec
 from msgspec import Meta
 
 from app import errors, limits
-from app.kit.decoding import check_metadata, check_text
-from app.kit.ids import is_assigned_form
 from app.kit.money import parse_amount
 from app.ledger.codes import Mode
 from app.ledger.model import check_customer_account_id
-from app.ledger.schemas import MESSAGE_ACCEPTED, Amount, instant, ordered_metadata
+from app.ledger.schemas import MESSAGE_ACCEPTED, Amount, check_said, instant, ordered_metadata
 from app.ledger.transfers import Transfer, TransferGroup, TransferRequest
 
 
@@ -32,18 +30,12 @@ class TransferBody(msgspec.Struct, forbid_unknown_fields=True):
 
     def to_request(self) -> TransferRequest:
         """Check everything that needs no account; raises one error for each way to be wrong."""
-        for name in ("debit_account_id", "credit_account_id"):
-            try:
-                check_customer_account_id(getattr(self, name))
-            except errors.Rejected as error:
-                raise type(error)(error.detail, pointer=f"/{name}") from error
+        check_customer_account_id(self.debit_account_id, "/debit_account_id")
+        check_customer_account_id(self.credit_account_id, "/credit_account_id")
         if self.debit_account_id == self.credit_account_id:
             raise errors.SameAccount(pointer="/credit_account_id")
         amount = parse_amount(self.amount)
-        if self.id is not None and is_assigned_form(self.id):
-            raise errors.InvalidValue("Version 8 ids are issued by this service.", pointer="/id")
-        check_text(self.reference, limits.REFERENCE_LENGTH_MAX, "/reference")
-        check_metadata(self.metadata)
+        check_said(self.id, self.reference, self.metadata)
         return TransferRequest(
             debit_account_id=self.debit_account_id,
             credit_account_id=self.credit_account_id,

@@ -67,7 +67,7 @@ GROUP_GUARDS = (
     ),
     Guard(
         "debits_of_a_group_come_first",
-        "app/ledger/group.py",
+        "app/ledger/unit.py",
         "self.legs = [*debits, *credits_]",
         "self.legs = [*credits_, *debits]",
         GROUPS,
