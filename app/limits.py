@@ -43,6 +43,7 @@ TEST_ACCOUNTS_MAX: Final = 1_000
 # Micro-batching. An item's number must fit the 15 bits that a transaction id has for it.
 BATCH_ITEMS_MAX: Final = 1_000
 ITEM_NUMBER_MAX: Final = 2**15 - 1
+VERSION_MAX: Final = 2**53 - 1
 SLOT_COUNT_MAX: Final = 32
 QUEUE_ITEMS_MAX: Final = 65_536
 ADMIT_ROUNDS_MAX: Final = 8

@@ -2,7 +2,7 @@
 --
 -- KEYS[1]  epoch      hash    subbalance:{s}:epoch:<n>: identity, slot:<slot>, loaded:<account key>
 -- KEYS[2]  flight     hash    subbalance:{s}:<n>:flight: for each attempt in flight its record, see admit
--- KEYS[3+] accounts   hashes  subbalance:{s}:<n>:account:<id>: available, incoming, pending_debit, stop
+-- KEYS[3+] accounts   hashes  subbalance:{s}:<n>:account:<id>: available, incoming, pending_debit, entries, stop
 -- ARGV[1]  identity     text  "<run_id> <master_replid> <token>" of the epoch
 -- ARGV[2]  slot         text  the caller's batch slot
 -- ARGV[3]  number       int   the slot's number of this sending; each must be newer than the last
@@ -55,12 +55,12 @@ local cursor = 11
 
 for k = 3, #KEYS do
   local key, count = KEYS[k], tonumber(ARGV[cursor])
-  local found = redis.call('HMGET', key, 'available', 'incoming', 'pending_debit', 'stop')
+  local found = redis.call('HMGET', key, 'available', 'incoming', 'pending_debit', 'stop', 'entries')
   if not found[1] then
     if redis.call('HEXISTS', epoch_key, 'loaded:' .. key) == 1 then return {'vanished', {}, {}, {}, {}} end
     unloaded[#unloaded + 1] = k - 2
   else
-    local account = {key = key, before = found, stop = found[4] and string.match(found[4], '^%l+') or ''}
+    local account = {key = key, before = found, entries = tonumber(found[5]), stop = found[4] and string.match(found[4], '^%l+') or ''}
     account[1], account[2] = parse(found[1])
     account[3], account[4] = parse(found[2])
     accounts[k - 2] = account
@@ -80,6 +80,7 @@ local function take(members)
     local a, b, c, d = account[1], account[2], account[3], account[4]
     why, account[1], account[2], account[3], account[4] =
       decide(account.stop, max_high, max_low, a, b, c, d, change_high, change_low)
+    account.entries = account.entries + 1
     undo[#undo + 1] = {account, a, b, c, d}
     if why then
       refused_at, high, low = position, a, b
@@ -90,6 +91,7 @@ local function take(members)
   for i = #undo, 1, -1 do
     local account = undo[i][1]
     account[1], account[2], account[3], account[4] = undo[i][2], undo[i][3], undo[i][4], undo[i][5]
+    account.entries = account.entries - 1
   end
   for _, position in ipairs(members) do
     positions[#positions + 1] = position
@@ -117,7 +119,7 @@ if #positions < #account_of then
     local debit_high, debit_low = subtract(high, low, account[1], account[2])
     local pending = format(add(debit_high, debit_low, parse(account.before[3])))
     redis.call('HSET', account.key, 'available', format(account[1], account[2]), 'pending_debit', pending,
-               'incoming', format(account[3], account[4]))
+               'incoming', format(account[3], account[4]), 'entries', string.format('%.0f', account.entries))
   end
   local refused = cjson.encode({positions, words, availables, others})
   local record = {refused, table.concat(KEYS, ' ', 3), table.concat(ARGV, ' ', 11), names}

@@ -9,7 +9,7 @@
 -- ARGV[3]  number    int   the slot's number of this sending; each must be newer than the last
 -- ARGV[4]  attempt   int   whose reservations these are; nothing happens if it is in flight no more
 -- ARGV[5]  outcome   text  journaled: a credit becomes spendable, a debit stays taken
---                          released: a credit is forgotten, a debit is given back
+--                          released: a credit is forgotten, a debit is given back, neither counts as an entry
 -- ARGV[6+] others    int   numbers of items that have the other outcome, counted from 0 among the admitted
 -- Returns one call word
 --   done    the attempt is in flight no more
@@ -42,9 +42,9 @@ for i = 6, #ARGV do is_other[tonumber(ARGV[i])] = true end
 local next_text = string.gmatch(items_text, '%S+')
 local position, item_no = 0, -1
 for k = 3, #KEYS do
-  local fields = {'available', 'incoming', 'pending_debit', 'pending_credit'}
+  local fields = {'available', 'incoming', 'pending_debit', 'pending_credit', 'entries'}
   local found = redis.call('HMGET', KEYS[k], unpack(fields))
-  local sums = {}
+  local sums, entries = {}, tonumber(found[5] or '0')
   for i = 1, 4 do sums[i] = {parse(found[i] or '0')} end
   local function change(field, operation, high, low) sums[field] = {operation(sums[field][1], sums[field][2], high, low)} end
   for _ = 1, tonumber(next_text()) do
@@ -53,6 +53,7 @@ for k = 3, #KEYS do
     if not is_refused[position] then
       item_no = item_no + 1
       local journaled = (outcome == 'journaled') ~= (is_other[item_no] or false)
+      if not journaled then entries = entries - 1 end
       if high >= 0 then
         change(2, subtract, high, low)
         if journaled then
@@ -68,7 +69,8 @@ for k = 3, #KEYS do
   -- An account that is gone stays gone; the next admission notices.
   if found[1] then
     redis.call('HSET', KEYS[k], fields[1], format(unpack(sums[1])), fields[2], format(unpack(sums[2])),
-               fields[3], format(unpack(sums[3])), fields[4], format(unpack(sums[4])))
+               fields[3], format(unpack(sums[3])), fields[4], format(unpack(sums[4])),
+               fields[5], string.format('%.0f', entries))
   end
 end
 return 'done'

@@ -4,7 +4,7 @@
 -- KEYS[2+] accounts  hashes  subbalance:{s}:<n>:account:<id>
 -- ARGV[1]  identity  text    "<run_id> <master_replid> <token>" of the epoch
 -- ARGV[2+] balances  for each account in KEYS order: available, settled, version, pending_debit,
---                    pending_credit, stop ('', debit, credit, all or closed), read in one statement
+--                    pending_credit, stop ('', debit, credit, all or closed), entries, read in one statement
 --                    begun after the epoch was learned
 -- Returns {call word, one word per account}
 --   done      each account was looked at
@@ -20,7 +20,7 @@ if fenced(epoch_key, ARGV[1]) then return {'fenced', {}} end
 -- Nothing is refused from here; an account that is here or was here is left as it is.
 local words = {}
 for k = 2, #KEYS do
-  local key, first = KEYS[k], 2 + (k - 2) * 6
+  local key, first = KEYS[k], 2 + (k - 2) * 7
   if redis.call('EXISTS', key) == 1 then
     words[#words + 1] = 'present'
   elseif redis.call('HSETNX', epoch_key, 'loaded:' .. key, '1') == 0 then
@@ -28,7 +28,7 @@ for k = 2, #KEYS do
   else
     redis.call('HSET', key, 'available', ARGV[first], 'settled', ARGV[first + 1], 'version', ARGV[first + 2],
                'pending_debit', ARGV[first + 3], 'pending_credit', ARGV[first + 4], 'incoming', '0',
-               'stop', ARGV[first + 5])
+               'stop', ARGV[first + 5], 'entries', ARGV[first + 6])
     words[#words + 1] = 'loaded'
   end
 end

@@ -79,6 +79,9 @@ class Problem(msgspec.Struct, kw_only=True):
     balance: str | None = None
     transaction_id: str | None = None
     hold_status: str | None = None
+    transfer_id: str | None = None
+    expected_version: int | None = None
+    version: int | None = None
 
 
 def problem_content(error: LedgerError, base: str = "") -> dict[str, Any]:

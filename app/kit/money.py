@@ -23,6 +23,9 @@ class DecimalText(msgspec.Struct, frozen=True):
     fraction: str
 
 
+_ZERO = DecimalText("0", "")
+
+
 def parse_amount(amount: str | int) -> DecimalText:
     """Check an amount's form, which needs no currency; raises one `Amount*` error each way."""
     text = amount if isinstance(amount, str) else _integer_text(amount)
@@ -35,18 +38,38 @@ def parse_amount(amount: str | int) -> DecimalText:
     return DecimalText(whole, fraction)
 
 
-def minor_units(amount: DecimalText, exponent: int) -> int:
-    """Convert to minor units of a currency; raises `AmountTooPrecise` or `AmountTooLarge`."""
+def parse_signed(amount: str | int, pointer: str) -> tuple[DecimalText, bool]:
+    """Read an amount that may be zero or below it: its digits, and whether it is below."""
+    text = amount if isinstance(amount, str) else _integer_text(amount)
+    is_negative = text.startswith("-")
+    try:
+        return parse_amount(text[1:] if is_negative else text), is_negative
+    except errors.AmountZero:
+        return _ZERO, False
+    except errors.Rejected as error:
+        error.pointer = pointer
+        raise
+
+
+def minor_units(
+    amount: DecimalText,
+    exponent: int,
+    pointer: str = "/amount",
+    largest: int = limits.AMOUNT_MINOR_MAX,
+) -> int:
+    """Convert to minor units of a currency; raises `AmountTooPrecise` or `AmountTooLarge`, naming
+    the field at fault.
+    """
     if len(amount.fraction) > exponent:
         raise errors.AmountTooPrecise(
             f"The amount has {len(amount.fraction)} decimals; its currency has {exponent}.",
-            pointer="/amount",
+            pointer=pointer,
         )
     minor = int(amount.whole + amount.fraction.ljust(exponent, "0"))
-    if minor > limits.AMOUNT_MINOR_MAX:
+    if minor > largest:
         raise errors.AmountTooLarge(
-            f"The largest amount is {decimal_text(limits.AMOUNT_MINOR_MAX, exponent)}.",
-            pointer="/amount",
+            f"The largest amount is {decimal_text(largest, exponent)}.",
+            pointer=pointer,
         )
     return minor
 

@@ -157,6 +157,8 @@ class Admission:
         names = " ".join([item.name for item in placed])
         bounds = map(str, (*attempt.bounds, slot.journaled))
         arguments = [ruling.text, str(attempt.attempt_id), _BALANCE_MAX, together, *bounds, names]
+        if extent is not Extent.GROUPS:
+            arguments.append(_expectations(placed))
         for members in groups.values():
             arguments.append(str(len(members)))
             arguments += [str(item.change_minor) for item in members]
@@ -241,6 +243,7 @@ class Admission:
             keys.append(account_key(SHARD, ruling.epoch, account["account_id"]))
             arguments += [account["available_minor"], account["settled_minor"], account["version"]]
             arguments += [account["debit_minor"], account["credit_minor"], account["stop"]]
+            arguments.append(account["entries"])
         call_word, words = await self._send("load", keys, arguments)
         _check(call_word)
         if Loaded.VANISHED in words:
@@ -349,6 +352,18 @@ def _grouped(items: Iterable[Item]) -> dict[str, list[Item]]:
     for item in items:
         groups.setdefault(item.account.account_id, []).append(item)
     return groups
+
+
+def _expectations(items: Sequence[Item]) -> str:
+    """Say what items expect of their accounts, as `admit` takes it."""
+    expecting = [(n, item.expected) for n, item in enumerate(items, 1) if item.expected is not None]
+    return ";".join(
+        [
+            f"{position}:{'' if version is None else version}"
+            f":{'' if available is None else available}"
+            for position, (version, available) in expecting
+        ]
+    )
 
 
 def _check(call_word: str) -> None:

@@ -8,7 +8,7 @@ from app import errors
 from app.kit.ids import AssignedIds
 from app.kit.money import decimal_text
 from app.ledger.codes import EntryStatus, Mode, Refused
-from app.ledger.item import Item
+from app.ledger.item import Item, effective_before
 from app.ledger.model import Transaction
 from app.ledger.outcomes import DecidedOutcome, JournalOutcome
 from app.ledger.store import LedgerStore, accepted_ms
@@ -20,6 +20,8 @@ _REFUSALS: dict[str, type[errors.Rejected]] = {
     Refused.BALANCE_LIMIT_EXCEEDED: errors.BalanceLimitExceeded,
     Refused.ACCOUNT_FROZEN: errors.AccountFrozen,
     Refused.ACCOUNT_CLOSED: errors.AccountClosed,
+    Refused.VERSION_MISMATCH: errors.VersionMismatch,
+    Refused.AVAILABLE_BELOW_EXPECTED: errors.AvailableBelowExpected,
 }
 
 
@@ -45,12 +47,29 @@ def answerable(exc: Exception) -> errors.LedgerError:
 
 def refusal(item: Item, word: str, available_minor: int | None) -> errors.Rejected:
     """Say why an item was refused, with the figures of the decision."""
+    word = told_word(item, word, available_minor)
     errors.require(word in _REFUSALS, f"no refusal for '{word}'")
+    if word == Refused.VERSION_MISMATCH:
+        expected = item.expected[0] if item.expected else None
+        return errors.VersionMismatch(
+            pointer="/expect/version", expected_version=expected, version=available_minor
+        )
     exponent = item.account.exponent
     members = {"requested": decimal_text(abs(item.change_minor), exponent)}
     if available_minor is not None:
         members["available"] = decimal_text(available_minor, exponent)
+    if word == Refused.AVAILABLE_BELOW_EXPECTED:
+        return errors.AvailableBelowExpected(pointer="/expect/available_at_least", **members)
     return _REFUSALS[word](**members)
+
+
+def told_word(item: Item, word: str, available_minor: int | None) -> str:
+    """The word that a client is told; credits on their way are of no use to it."""
+    if word != Refused.CREDIT_IN_FLIGHT:
+        return word
+    wanted = item.expected[1] if item.expected else None
+    is_below = wanted is not None and available_minor is not None and available_minor < wanted
+    return Refused.AVAILABLE_BELOW_EXPECTED if is_below else Refused.INSUFFICIENT_AVAILABLE
 
 
 async def why_taken(store: LedgerStore, item: Item) -> errors.LedgerError:
@@ -118,5 +137,7 @@ class JournaledBatch:
             updated_at=self._accepted_at,
             reference=request.reference,
             metadata=request.metadata,
+            effective_at=effective_before(request.effective_at, self._accepted_at),
+            reverses=request.reverses,
             attempt_id=self._attempt_id,
         )

@@ -153,12 +153,19 @@ def _digest(atomic: bool, asked: Asked) -> bytes:
             request.amount.fraction.rstrip("0"),
             request.reference,
             sorted(request.metadata.items()) if request.metadata else (),
+            *_said_since(request),
         )
         if isinstance(request, TransactionRequest)
         else (request.code, request.pointer)
         for request in asked
     ]
     return hashlib.sha256(encode_json([atomic, said])).digest()
+
+
+def _said_since(request: TransactionRequest) -> list[object]:
+    """What a client may say since version 6, and then only: digests of before stay as they are."""
+    said: list[object] = [request.expect, request.effective_at]
+    return said if any(each is not None for each in said) else []
 
 
 def _known(error: BaseException) -> errors.LedgerError:

@@ -4,7 +4,7 @@ from typing import Annotated, Any
 from uuid import UUID
 
 import msgspec
-from msgspec import Meta
+from msgspec import UNSET, Meta, UnsetType
 
 from app import errors, limits
 from app.infra.http import problem_content
@@ -12,7 +12,7 @@ from app.kit.decoding import idempotency_key
 from app.ledger.bulk import Answered, Asked
 from app.ledger.codes import Direction, Mode
 from app.ledger.model import Acceptance, TransactionRequest
-from app.ledger.schemas import TransactionBody, instant, ordered_metadata
+from app.ledger.schemas import TransactionBody, instant, instant_or_unset, ordered_metadata
 
 
 class BulkTransactionBody(TransactionBody, forbid_unknown_fields=True):
@@ -65,6 +65,7 @@ class BulkTransactionView(msgspec.Struct, kw_only=True):
     timestamp: str
     reference: str | None = None
     metadata: dict[str, str] | None = None
+    effective_at: str | UnsetType = UNSET
 
 
 class AcceptedResult(msgspec.Struct, kw_only=True):
@@ -123,6 +124,7 @@ def _accepted(acceptance: Acceptance) -> AcceptedResult:
         timestamp=instant(transaction.accepted_at),
         reference=transaction.reference,
         metadata=ordered_metadata(transaction.metadata),
+        effective_at=instant_or_unset(transaction.effective_at),
     )
     return AcceptedResult(transaction=view, replayed=acceptance.replayed)
 

@@ -69,6 +69,8 @@ class Refused(StrEnum):
     ACCOUNT_FROZEN = "account_frozen"
     ACCOUNT_CLOSED = "account_closed"
     ACCOUNT_CHANGING = "account_changing"
+    VERSION_MISMATCH = "version_mismatch"
+    AVAILABLE_BELOW_EXPECTED = "available_below_expected"
     GROUP_REFUSED = "group_refused"
 
 
@@ -82,6 +84,8 @@ class Decided(StrEnum):
     BALANCE_LIMIT_EXCEEDED = "balance_limit_exceeded"
     ACCOUNT_FROZEN = "account_frozen"
     ACCOUNT_CLOSED = "account_closed"
+    VERSION_MISMATCH = "version_mismatch"
+    AVAILABLE_BELOW_EXPECTED = "available_below_expected"
     UNKNOWN_ACCOUNT = "unknown_account"
     GROUP_REFUSED = "group_refused"
     UNDECIDED = "undecided"

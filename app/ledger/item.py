@@ -2,12 +2,20 @@
 
 import asyncio
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
 from typing import Any
 
 from app import errors
 from app.kit.money import minor_units
 from app.ledger.codes import Direction
-from app.ledger.model import Acceptance, Account, Identity, Transaction, TransactionRequest
+from app.ledger.model import (
+    Acceptance,
+    Account,
+    Expectation,
+    Identity,
+    Transaction,
+    TransactionRequest,
+)
 
 _NO_NAME = "-"
 # What must wait for others is tried again after so long, the first time.
@@ -20,6 +28,18 @@ def _name(identities: tuple[Identity, ...]) -> str:
     if len(identities) == 1:
         return identities[0].text
     return " ".join([identity.text for identity in identities])
+
+
+def effective_before(effective_at: datetime | None, accepted_at: datetime) -> datetime | None:
+    """When something counts by effective time; None where that is not before it was booked, for
+    two clocks may differ.
+    """
+    return effective_at if effective_at is not None and effective_at < accepted_at else None
+
+
+def _expected(expect: Expectation, account: Account) -> tuple[int | None, int | None]:
+    """The version and the available amount, in minor units, that an item expects."""
+    return expect.version, expect.available_minor(account.exponent)
 
 
 def identities_of(items: "Iterable[Item]") -> list[Identity]:
@@ -53,6 +73,7 @@ class Item:
         "account",
         "change_minor",
         "deadline",
+        "expected",
         "future",
         "identities",
         "look_up_first",
@@ -84,6 +105,7 @@ class Item:
         self.name = _name(identities) if identities else _NO_NAME
         self.deadline = deadline
         self.postgres = postgres
+        self.expected = None if request.expect is None else _expected(request.expect, account)
         self.look_up_first = False
         self.pause_s = PAUSE_S
         self.future = future
@@ -143,12 +165,25 @@ class Item:
         first = transactions[0]
         ids = {transaction.transaction_id for transaction in transactions}
         if len(transactions) < len(self.identities) or len(ids) > 1:
-            self.fail(errors.IdempotencyIdentityConflict(transaction_id=str(first.transaction_id)))
+            self.fail(self._conflict(errors.IdempotencyIdentityConflict, found, first))
         elif not self.is_repetition_of(first):
-            self.fail(errors.IdempotencyKeyReused(transaction_id=str(first.transaction_id)))
+            self.fail(self._conflict(errors.IdempotencyKeyReused, found, first))
         else:
             self.accept(first, replayed=True)
         return True
+
+    def _conflict(
+        self,
+        kind: type[errors.LedgerError],
+        found: Mapping[Identity, Any],
+        first: Transaction,
+    ) -> errors.LedgerError:
+        """Say what was found in place of this request's own repetition."""
+        reverses = self.request.reverses
+        reversal = None if reverses is None else found.get(Identity.of_reversal(reverses))
+        if reversal is not None:
+            return errors.AlreadyReversed(transaction_id=str(reversal.transaction_id))
+        return kind(transaction_id=str(first.transaction_id))
 
     def is_repetition_of(self, transaction: Transaction) -> bool:
         """Compare everything a client says about a transaction."""
@@ -158,4 +193,7 @@ class Item:
             and transaction.transfer_id is None
             and self.request.reference == transaction.reference
             and (self.request.metadata or None) == (transaction.metadata or None)
+            and effective_before(self.request.effective_at, transaction.accepted_at)
+            == transaction.effective_at
+            and self.request.reverses == transaction.reverses
         )

@@ -91,6 +91,7 @@ class Journal:
                 *claim,
                 positions,
                 *columns,
+                *_expected(items),
             )
 
         return _decided(
@@ -218,7 +219,18 @@ def _columns(items: Sequence[Item]) -> tuple[Any, ...]:
         " ".join([str(key[1]) for key in keys]),
         " ".join([key[2] for key in keys]),
         *numbers_of(items),
+        _or_null([request.effective_at for request in requests]),
+        _or_null([request.reverses for request in requests]),
     )
+
+
+def _expected(items: Sequence[Item]) -> tuple[list[int | None] | None, list[int | None] | None]:
+    """What items expect of their accounts: versions and available amounts, as `decide_batch` takes
+    them.
+    """
+    expected = [item.expected or (None, None) for item in items]
+    versions = [version for version, _ in expected]
+    return _or_null(versions), _or_null([available for _, available in expected])
 
 
 def _or_null(column: list[Any]) -> list[Any] | None:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from app.infra.postgres import Pool
     from app.infra.scripts import LuaScripts
 
-PROTOCOL_VERSION = 5
+PROTOCOL_VERSION = 6
 _ROUNDS_MAX = 20
 _TOKEN_POLLS_MAX = 20
 _TOKEN_POLL_S = 0.05

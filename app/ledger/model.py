@@ -9,7 +9,7 @@ from uuid import UUID
 import msgspec
 
 from app import errors, limits
-from app.kit.money import DecimalText, decimal_text
+from app.kit.money import DecimalText, decimal_text, minor_units
 from app.ledger.codes import Direction, EntryStatus, Frozen, Mode
 
 EXTERNAL_PREFIX, HOLDING_PREFIX = "external:", "holding:"
@@ -109,6 +109,11 @@ class Identity(NamedTuple):
         return cls(DEFAULT_SCOPE, f"id:{transaction_id}")
 
     @classmethod
+    def of_reversal(cls, transaction_id: UUID) -> "Identity":
+        """Name the one reversal a transaction may have."""
+        return cls(DEFAULT_SCOPE, f"reversal:{transaction_id}")
+
+    @classmethod
     def of_opening(cls, account_id: str) -> "Identity":
         """Name the one opening balance an account may have."""
         return cls(DEFAULT_SCOPE, f"opening:{account_id}")
@@ -119,8 +124,34 @@ class Identity(NamedTuple):
         return f"{self.scope}:{self.name}"
 
 
+class Expectation(msgspec.Struct, frozen=True, kw_only=True):
+    """What a transaction expects of its account when it is decided; None for anything.
+
+    `version` counts the entries the account has had. What is at least available is not yet in
+    minor units, and may be zero or below.
+    """
+
+    version: int | None = None
+    available_at_least: DecimalText | None = None
+    is_negative: bool = False
+
+    def available_minor(self, exponent: int) -> int | None:
+        """What must at least be available, in minor units; raises `AmountTooPrecise` or
+        `AmountTooLarge`.
+        """
+        if self.available_at_least is None:
+            return None
+        pointer = "/expect/available_at_least"
+        wanted, largest = self.available_at_least, limits.BALANCE_MINOR_MAX
+        minor = minor_units(wanted, exponent, pointer, largest)
+        return -minor if self.is_negative else minor
+
+
 class TransactionRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """A transaction whose form was checked; its amount is not yet in minor units."""
+    """A transaction whose form was checked; its amount is not yet in minor units.
+
+    `effective_at` is aware; `reverses` is the transaction that this one takes back.
+    """
 
     account_id: str
     amount: DecimalText
@@ -129,19 +160,26 @@ class TransactionRequest(msgspec.Struct, frozen=True, kw_only=True):
     idempotency_key: str | None = None
     reference: str | None = None
     metadata: dict[str, str] | None = None
+    expect: Expectation | None = None
+    effective_at: datetime | None = None
+    reverses: UUID | None = None
 
     @property
     def identities(self) -> tuple[Identity, ...]:
         """The identities this request claims, its key first; empty for an anonymous one."""
         key, transaction_id = self.idempotency_key, self.transaction_id
-        by_key = () if key is None else (Identity.of_key(key),)
-        return by_key if transaction_id is None else (*by_key, Identity.of_id(transaction_id))
+        named = () if key is None else (Identity.of_key(key),)
+        if transaction_id is not None:
+            named = (*named, Identity.of_id(transaction_id))
+        return named if self.reverses is None else (*named, Identity.of_reversal(self.reverses))
 
 
 class Transaction(msgspec.Struct, frozen=True, kw_only=True):
     """An accepted movement on one account; `accepted_at` is aware and UTC.
 
-    One that is half of a transfer has its id, and the other account's.
+    One that is half of a transfer has its id, and the other account's. `effective_at` is when it
+    counts by effective time, where that is before it was accepted; `reverses` is the transaction
+    that it takes back.
     """
 
     transaction_id: UUID
@@ -156,6 +194,8 @@ class Transaction(msgspec.Struct, frozen=True, kw_only=True):
     attempt_id: int = 0
     transfer_id: UUID | None = None
     other_account_id: str | None = None
+    effective_at: datetime | None = None
+    reverses: UUID | None = None
 
     @property
     def direction(self) -> Direction:

@@ -9,7 +9,7 @@ from litestar.openapi.spec import Parameter as DescribedParameter
 from litestar.params import PathParameter
 
 from app import errors, limits
-from app.infra.http import READ_PROBLEMS
+from app.infra.http import READ_PROBLEMS, HttpRequest
 from app.ledger.codes import Frozen
 
 
@@ -50,12 +50,26 @@ IF_MATCH_HEADER = DescribedParameter(
 )
 
 
+def is_dry_run(request: HttpRequest) -> bool:
+    """Tell whether a client only asks what would happen; raises `InvalidParameter`."""
+    sent = request.query_params.getall("dry_run", [])
+    if sent not in ([], ["true"], ["false"]):
+        raise errors.InvalidParameter("`dry_run` is true or false.", pointer="/dry_run")
+    return sent == ["true"]
+
+
 def _in_query(name: str, schema: Schema, description: str) -> DescribedParameter:
     return DescribedParameter(
         name=name, param_in="query", required=False, schema=schema, description=description
     )
 
 
+DRY_RUN = _in_query(
+    "dry_run",
+    Schema(type=OpenAPIType.BOOLEAN),
+    "Say what would happen and change nothing: 200 with what accounts would have, or the refusal",
+)
+HAS_DRY_RUN = {"dry_run": True}
 LIST_PARAMETERS = (
     _in_query("currency", Schema(type=OpenAPIType.STRING), "ISO 4217: accounts in this currency"),
     _in_query(

@@ -15,7 +15,7 @@ from app.ledger.admission import (
     LostData,
     Slot,
 )
-from app.ledger.answers import accept, answerable, fail, journaled_answers, refusal
+from app.ledger.answers import accept, answerable, fail, journaled_answers, refusal, told_word
 from app.ledger.codes import Decided, Extent, Journaled, Mode, Refused
 from app.ledger.item import Item
 from app.ledger.journal import Journal, until_known
@@ -152,7 +152,10 @@ class PartPipeline:
     ) -> JournalOutcome:
         admitted, refused = admittance.admitted, admittance.refused
         claim = part.claim(
-            {item: (_code(each.word), each.available_minor) for item, each in refused}
+            {
+                item: (told_word(item, each.word, each.available_minor), each.available_minor)
+                for item, each in refused
+            }
         )
 
         async def ask(deadline: float, unsure: bool) -> JournalOutcome:
@@ -250,8 +253,3 @@ class PartPipeline:
                 accept(journaled_answers([item], attempt_id, ruling.mode, outcome, number))
         fail(part.items, errors.OthersRefused())
         return True
-
-
-def _code(word: Refused) -> str:
-    """The refusal that a client is told; credits on their way are of no use to it."""
-    return Refused.INSUFFICIENT_AVAILABLE if word is Refused.CREDIT_IN_FLIGHT else word

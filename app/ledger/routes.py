@@ -26,6 +26,7 @@ from app.ledger.account_routes import get_account, get_accounts, patch_account, 
 from app.ledger.account_schemas import AccountBody, AccountsBody
 from app.ledger.bulk_routes import post_transactions
 from app.ledger.codes import Direction
+from app.ledger.dry_run_schemas import DryRunAnswer, dry_run_answer
 from app.ledger.hold_routes import (
     get_hold,
     get_holds,
@@ -33,15 +34,19 @@ from app.ledger.hold_routes import (
     post_hold,
     post_release,
 )
-from app.ledger.model import Acceptance, AccountRequest, TransactionRequest
+from app.ledger.model import Acceptance, AccountRequest, Transaction, TransactionRequest
 from app.ledger.parameters import (
     ACCOUNT_PROBLEMS,
+    DRY_RUN,
+    HAS_DRY_RUN,
     KEY_HEADER,
     REPLAYED,
     REPLAYED_HEADER,
     AccountIdPath,
+    is_dry_run,
     uuid_of,
 )
+from app.ledger.reversal_routes import post_reversal
 from app.ledger.schemas import (
     BalanceAnswer,
     PendingAnswer,
@@ -128,7 +133,8 @@ def _refusal_members(error: errors.LedgerError, body: bytes) -> dict[str, Any]:
     TRANSACTION_PATH,
     summary="Debit or credit an account",
     response_headers=[REPLAYED_HEADER],
-    operation_class=described_body(TransactionBody, KEY_HEADER),
+    opt=HAS_DRY_RUN,
+    operation_class=described_body(TransactionBody, KEY_HEADER, DRY_RUN),
     responses=documented(201, TransactionAnswer, WRITE_PROBLEMS),
 )
 async def post_transaction(request: HttpRequest, state: State) -> Response[bytes]:
@@ -141,12 +147,29 @@ async def post_transaction(request: HttpRequest, state: State) -> Response[bytes
             raise errors.BodyTooLarge from exc
 
     headers = request.headers
+    if is_dry_run(request):
+        return json_answer(await _foreseen(request, state.ledger, read_body))
     body, replayed = await answer_transaction(
         state.ledger, headers.get("content-type", ""), headers.get("idempotency-key"), read_body
     )
     return Response(
         body, status_code=201, headers=REPLAYED if replayed else None, media_type="application/json"
     )
+
+
+async def _foreseen(
+    request: HttpRequest, ledger: LedgerService, read_body: Callable[[], Awaitable[bytes]]
+) -> DryRunAnswer:
+    """Say what `answer_transaction` would do, and refuse as it would."""
+    headers, body = request.headers, b""
+    try:
+        body = await read_in_time(read_body())
+        wanted = transaction_request(
+            headers.get("content-type", ""), headers.get("idempotency-key"), body
+        )
+        return dry_run_answer(await ledger.foresee_transaction(wanted))
+    except errors.LedgerError as error:
+        raise refusal(error, body) from error
 
 
 @get(
@@ -189,7 +212,7 @@ async def get_transaction(
 ) -> Response[bytes]:
     """Find a transaction by its id, from the moment it was accepted and for ever."""
     wanted = uuid_of(transaction_id, "/transaction_id")
-    return json_answer(transaction_view(await state.ledger.transaction(wanted)))
+    return json_answer(await _viewed(state.ledger, await state.ledger.transaction(wanted)))
 
 
 @get(
@@ -202,7 +225,12 @@ async def find_transaction(
 ) -> Response[bytes]:
     """Find the transaction accepted under an Idempotency-Key: what became of an unclear request."""
     wanted = idempotency_key(key) or ""
-    return json_answer(transaction_view(await state.ledger.transaction_by_key(wanted)))
+    return json_answer(await _viewed(state.ledger, await state.ledger.transaction_by_key(wanted)))
+
+
+async def _viewed(ledger: LedgerService, transaction: Transaction) -> TransactionView:
+    """Show a transaction with what takes it back."""
+    return transaction_view(transaction, await ledger.reversal_id(transaction))
 
 
 @get(
@@ -277,6 +305,7 @@ def ledger_router(*, test_mode: bool) -> Router:
         get_pending,
         get_transaction,
         find_transaction,
+        post_reversal,
         post_account,
         get_account,
         patch_account,
@@ -295,4 +324,13 @@ def ledger_router(*, test_mode: bool) -> Router:
     ]
     if test_mode:
         handlers += [post_test_accounts, delete_test_cleanup]
-    return Router(path="/", route_handlers=handlers, tags=["ledger"])
+    return Router(
+        path="/", route_handlers=handlers, tags=["ledger"], before_request=_refuse_dry_run
+    )
+
+
+async def _refuse_dry_run(request: HttpRequest) -> None:
+    """Refuse to do what a client only wants to know the outcome of, where that cannot be told."""
+    is_asked = "dry_run" in request.query_params and request.method != "GET"
+    if is_asked and not HAS_DRY_RUN.items() <= request.route_handler.opt.items():
+        raise errors.InvalidParameter("This has no dry run.", pointer="/dry_run")

@@ -8,15 +8,16 @@ from typing import Annotated, Literal
 from uuid import UUID
 
 import msgspec
-from msgspec import Meta
+from msgspec import UNSET, Meta, UnsetType
 
 from app import errors, limits
 from app.kit.decoding import check_metadata, check_text
 from app.kit.ids import is_assigned_form
-from app.kit.money import decimal_text, parse_amount
+from app.kit.money import decimal_text, parse_amount, parse_signed
 from app.ledger.codes import Direction, Mode
 from app.ledger.model import (
     Balance,
+    Expectation,
     PendingPage,
     Transaction,
     TransactionRequest,
@@ -24,6 +25,7 @@ from app.ledger.model import (
     check_customer_account_id,
 )
 
+_EFFECTIVE_FIRST = datetime(1970, 1, 1, tzinfo=UTC)
 MESSAGE_ACCEPTED = "Transaksi berhasil diproses"
 Amount = Annotated[
     str | int,
@@ -42,6 +44,32 @@ def check_said(chosen: UUID | None, reference: str | None, metadata: dict[str, s
     check_metadata(metadata)
 
 
+class ExpectBody(msgspec.Struct, forbid_unknown_fields=True):
+    """What must be true of the account at the decision, or the transaction is refused."""
+
+    available_at_least: Annotated[
+        str | int | None,
+        Meta(description="The least `available_balance` before it", examples=["100.50"]),
+    ] = None
+    version: Annotated[
+        Annotated[int, Meta(ge=0, le=limits.VERSION_MAX)] | None,
+        Meta(description="The balance's `version`"),
+    ] = None
+
+    def to_expectation(self) -> Expectation:
+        """Check it; raises one error for each way to be wrong."""
+        if self.available_at_least is None and self.version is None:
+            raise errors.InvalidValue(
+                "It needs `available_at_least` or `version`.", pointer="/expect"
+            )
+        amount, is_negative = None, False
+        if self.available_at_least is not None:
+            amount, is_negative = parse_signed(
+                self.available_at_least, "/expect/available_at_least"
+            )
+        return Expectation(version=self.version, available_at_least=amount, is_negative=is_negative)
+
+
 class TransactionBody(msgspec.Struct, forbid_unknown_fields=True):
     """A debit or credit of one account."""
 
@@ -56,13 +84,21 @@ class TransactionBody(msgspec.Struct, forbid_unknown_fields=True):
     metadata: Annotated[dict[str, str] | None, Meta(description="At most 16 entries of text")] = (
         None
     )
+    expect: ExpectBody | None = None
+    effective_at: Annotated[
+        Annotated[datetime, Meta(tz=True)] | None,
+        Meta(description="When it counts by effective time, if that is earlier than now"),
+    ] = None
 
     def to_request(self, idempotency_key: str | None) -> TransactionRequest:
         """Check everything that needs no account; raises one error for each way to be wrong."""
         check_customer_account_id(self.account_id)
         amount = parse_amount(self.amount)
         check_said(self.id, self.reference, self.metadata)
+        expect, effective_at = self.expect, self.effective_at
         return TransactionRequest(
+            expect=None if expect is None else expect.to_expectation(),
+            effective_at=None if effective_at is None else past_instant(effective_at),
             account_id=self.account_id,
             amount=amount,
             direction=self.type,
@@ -88,6 +124,8 @@ class TransactionAnswer(msgspec.Struct, kw_only=True):
     timestamp: str
     reference: str | None = None
     metadata: dict[str, str] | None = None
+    effective_at: str | UnsetType = UNSET
+    reverses: UUID | UnsetType = UNSET
 
 
 class TransactionView(msgspec.Struct, kw_only=True):
@@ -108,6 +146,16 @@ class TransactionView(msgspec.Struct, kw_only=True):
         str | None, Meta(description="The transfer that this is half of, if it is")
     ] = None
     other_account_id: Annotated[str | None, Meta(description="Its other account")] = None
+    effective_at: Annotated[
+        str | UnsetType, Meta(description="When it counts by effective time, if earlier")
+    ] = UNSET
+    reverses: Annotated[
+        UUID | UnsetType, Meta(description="The transaction that it takes back, if it does")
+    ] = UNSET
+    reversed_by: Annotated[
+        str | UnsetType,
+        Meta(description="The transaction that takes it back, if one does; not told in lists"),
+    ] = UNSET
 
 
 class BalanceAnswer(msgspec.Struct, kw_only=True):
@@ -188,11 +236,13 @@ def transaction_answer(transaction: Transaction) -> TransactionAnswer:
         timestamp=instant(transaction.accepted_at),
         reference=transaction.reference,
         metadata=ordered_metadata(transaction.metadata),
+        effective_at=instant_or_unset(transaction.effective_at),
+        reverses=UNSET if transaction.reverses is None else transaction.reverses,
     )
 
 
-def transaction_view(transaction: Transaction) -> TransactionView:
-    """Show a transaction."""
+def transaction_view(transaction: Transaction, reversed_by: UUID | None = None) -> TransactionView:
+    """Show a transaction, and what takes it back where that was looked up."""
     return TransactionView(
         transaction_id=str(transaction.transaction_id),
         account_id=transaction.account.account_id,
@@ -207,6 +257,9 @@ def transaction_view(transaction: Transaction) -> TransactionView:
         metadata=ordered_metadata(transaction.metadata),
         transfer_id=None if transaction.transfer_id is None else str(transaction.transfer_id),
         other_account_id=transaction.other_account_id,
+        effective_at=instant_or_unset(transaction.effective_at),
+        reverses=UNSET if transaction.reverses is None else transaction.reverses,
+        reversed_by=UNSET if reversed_by is None else str(reversed_by),
     )
 
 
@@ -271,6 +324,20 @@ def instant(moment: datetime) -> str:
     """Write an instant as RFC 3339 with microseconds, in UTC."""
     text = moment.astimezone(UTC).isoformat(timespec="microseconds")
     return text.removesuffix("+00:00") + "Z"
+
+
+def instant_or_unset(moment: datetime | None) -> str | UnsetType:
+    """Write an instant; nothing where there is none."""
+    return UNSET if moment is None else instant(moment)
+
+
+def past_instant(moment: datetime) -> datetime:
+    """Check an effective time: not in the future, and not before money was counted like this."""
+    if not _EFFECTIVE_FIRST <= moment <= datetime.now(UTC):
+        raise errors.InvalidValue(
+            "An effective time lies between 1970 and now.", pointer="/effective_at"
+        )
+    return moment
 
 
 def ordered_metadata(metadata: dict[str, str] | None) -> dict[str, str] | None:

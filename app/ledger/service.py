@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Sequence
+from functools import partial
 from uuid import UUID
 
 from app import errors, limits
@@ -14,6 +15,7 @@ from app.ledger.batcher import Batcher
 from app.ledger.bulk import Answered, Asked, BulkRequest
 from app.ledger.changes import AccountChanges
 from app.ledger.codes import Direction
+from app.ledger.dry_run import DryRun, Foreseen
 from app.ledger.group import Group, check_transfers
 from app.ledger.group_store import find_units, read_group_at
 from app.ledger.health import HealthCheck
@@ -39,6 +41,7 @@ from app.ledger.model import (
     check_account_id,
     check_customer_account_id,
 )
+from app.ledger.reversals import ReversalRequest
 from app.ledger.store import LedgerStore
 from app.ledger.transfers import GroupAcceptance, TransferGroup, TransferRequest
 from app.ledger.unit import Unit
@@ -75,6 +78,7 @@ class LedgerService:
         self._attempts = attempts
         self._changes = changes
         self._accounts = KnownAccounts(store, mode)
+        self._dry_run = DryRun(store, mode)
         self.holds = Holds(
             self._accounts,
             groups,
@@ -86,14 +90,24 @@ class LedgerService:
 
     async def post_transaction(self, request: TransactionRequest) -> Acceptance:
         """Debit or credit an account: durable when this returns, or refused with an error."""
+        accepted: Acceptance = await self._batcher.begin(await self._item(request))
+        return accepted
+
+    async def foresee_transaction(self, request: TransactionRequest) -> Foreseen:
+        """Say what `post_transaction` would do now; raises what it would raise."""
+        item = await self._item(request)
+        return await self._dry_run.foresee(item, [item], self._store.transactions_by_identity)
+
+    async def _item(self, request: TransactionRequest) -> Item:
         self._check(request)
         postgres, deadline = self._accounts.current_postgres(), self._deadline()
         async with answered_by(deadline):
             account = await self._account(request.account_id)
-        future = self._loop.create_future()
-        item = Item(request, account, deadline, future, postgres)
-        accepted: Acceptance = await self._batcher.begin(item)
-        return accepted
+        return Item(request, account, deadline, self._loop.create_future(), postgres)
+
+    async def reversal_of(self, transaction_id: UUID, said: ReversalRequest) -> TransactionRequest:
+        """The transaction that takes another one back, to be posted; raises why there is none."""
+        return said.reversing(await self.transaction(transaction_id))
 
     def begin_transaction(self, request: TransactionRequest) -> "asyncio.Future[Acceptance]":
         """Start what `post_transaction` does; raises at once what can be refused at once.
@@ -130,6 +144,20 @@ class LedgerService:
         """Do transfers, all of them or none: durable when this returns, or refused with an error
         that points into the list.
         """
+        group = await self._group(requests, idempotency_key)
+        accepted: GroupAcceptance = await self._groups.begin(group)
+        return accepted
+
+    async def foresee_transfers(
+        self, requests: Sequence[TransferRequest], idempotency_key: str | None
+    ) -> Foreseen:
+        """Say what `post_transfers` would do now; raises what it would raise."""
+        group = await self._group(requests, idempotency_key)
+        return await self._dry_run.foresee(group, group.legs, partial(find_units, self._store))
+
+    async def _group(
+        self, requests: Sequence[TransferRequest], idempotency_key: str | None
+    ) -> Group:
         has_name = idempotency_key is not None or any(each.transfer_id for each in requests)
         if self._settings.http.require_idempotency_key and not has_name:
             raise errors.IdempotencyKeyRequired
@@ -139,9 +167,7 @@ class LedgerService:
         async with answered_by(deadline):
             accounts = await self._accounts.find(wanted)
         check_transfers(requests, accounts)
-        group = Group(requests, idempotency_key, accounts, deadline, postgres)
-        accepted: GroupAcceptance = await self._groups.begin(group)
-        return accepted
+        return Group(requests, idempotency_key, accounts, deadline, postgres)
 
     def _check(self, request: TransactionRequest) -> None:
         check_customer_account_id(request.account_id)
@@ -197,6 +223,12 @@ class LedgerService:
         if transaction is None or transaction.transaction_id != transaction_id:
             raise errors.TransactionNotFound
         return transaction
+
+    async def reversal_id(self, transaction: Transaction) -> UUID | None:
+        """The transaction that takes another one back, if one does."""
+        identity = Identity.of_reversal(transaction.transaction_id)
+        found = (await self._store.transactions_by_identity([identity])).get(identity)
+        return None if found is None else found.transaction_id
 
     async def transaction_by_key(self, idempotency_key: str) -> Transaction:
         """Find the transaction that was accepted under an Idempotency-Key."""

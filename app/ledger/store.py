@@ -55,7 +55,8 @@ class LedgerStore:
         self._timeout_s = timeout_ms / 1_000
 
     @asynccontextmanager
-    async def _reading(self) -> AsyncIterator[Any]:
+    async def reading(self) -> AsyncIterator[Any]:
+        """Lend a connection for reads; what it raises is turned into the ledger's errors."""
         try:
             async with self._pool.acquire(timeout=self._timeout_s) as connection:
                 yield connection
@@ -66,7 +67,7 @@ class LedgerStore:
 
     async def fetch_sql(self, sql: str, *arguments: Any) -> Sequence[_Row]:
         """Run one of the named statements."""
-        async with self._reading() as connection:
+        async with self.reading() as connection:
             rows: Sequence[_Row] = await connection.fetch(sql, *arguments)
             return rows
 
@@ -130,6 +131,19 @@ class LedgerStore:
         names = [identity.name for identity in identities]
         rows = await self._fetch("requests_by_identity", scopes, names)
         return {Identity(row["scope"], row["name"]): _part(row) for row in rows}
+
+    async def foresee(
+        self, query: str | None, arguments: Sequence[Any], account_nos: Sequence[int]
+    ) -> tuple[_Row | None, Sequence[_Row]]:
+        """Have a query decide without locks, if one is named, and read what accounts have, as
+        `accounts_to_load` does; both on one snapshot.
+        """
+        async with (
+            self.reading() as connection,
+            connection.transaction(isolation="repeatable_read", readonly=True),
+        ):
+            row = None if query is None else await connection.fetchrow(QUERIES[query], *arguments)
+            return row, await connection.fetch(QUERIES["accounts_to_load"], list(account_nos))
 
     async def epoch_rules(self, epoch: int, word: str, mode: Mode) -> bool:
         """Tell whether an epoch rules at the moment of this read."""
@@ -313,6 +327,8 @@ def transaction_of(row: _Row, account: Account | None = None) -> Transaction:
         attempt_id=row["attempt_id"],
         transfer_id=None if transfer_id is None else UUID(int=transfer_id.int),
         other_account_id=row.get("other_account_id"),
+        effective_at=row.get("effective_at"),
+        reverses=None if row.get("reverses") is None else UUID(int=row["reverses"].int),
     )
 
 

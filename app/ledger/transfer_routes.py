@@ -18,7 +18,16 @@ from app.infra.http import (
     read_json,
 )
 from app.kit.decoding import idempotency_key
-from app.ledger.parameters import KEY_HEADER, REPLAYED, REPLAYED_HEADER, uuid_of
+from app.ledger.dry_run_schemas import dry_run_answer
+from app.ledger.parameters import (
+    DRY_RUN,
+    HAS_DRY_RUN,
+    KEY_HEADER,
+    REPLAYED,
+    REPLAYED_HEADER,
+    is_dry_run,
+    uuid_of,
+)
 from app.ledger.transfer_schemas import (
     TransferAnswer,
     TransferBody,
@@ -42,7 +51,8 @@ _ALONE = "/transfers/0"
     "/api/v1/transfers",
     summary="Transfer from one account to another",
     response_headers=[REPLAYED_HEADER],
-    operation_class=described_body(TransferBody, KEY_HEADER),
+    opt=HAS_DRY_RUN,
+    operation_class=described_body(TransferBody, KEY_HEADER, DRY_RUN),
     responses=documented(201, TransferAnswer, WRITE_PROBLEMS),
 )
 async def post_transfer(request: HttpRequest, state: State) -> Response[bytes]:
@@ -52,7 +62,10 @@ async def post_transfer(request: HttpRequest, state: State) -> Response[bytes]:
     try:
         body = await read_json(request, _decode_transfer)
         key = idempotency_key(request.headers.get("idempotency-key"))
-        accepted: GroupAcceptance = await state.ledger.post_transfers([body.to_request()], key)
+        wanted = [body.to_request()]
+        if is_dry_run(request):
+            return json_answer(dry_run_answer(await state.ledger.foresee_transfers(wanted, key)))
+        accepted: GroupAcceptance = await state.ledger.post_transfers(wanted, key)
     except errors.LedgerError as error:
         raise _refused(error, (error.pointer or "").removeprefix(_ALONE) or None) from error
     return json_answer(
@@ -64,7 +77,8 @@ async def post_transfer(request: HttpRequest, state: State) -> Response[bytes]:
     "/api/v1/groups",
     summary="Do up to 100 transfers, all or none",
     response_headers=[REPLAYED_HEADER],
-    operation_class=described_body(TransferGroupBody, KEY_HEADER),
+    opt=HAS_DRY_RUN,
+    operation_class=described_body(TransferGroupBody, KEY_HEADER, DRY_RUN),
     request_max_body_size=limits.GROUP_BYTES_MAX,
     responses=documented(201, TransferGroupAnswer, WRITE_PROBLEMS),
 )
@@ -75,7 +89,10 @@ async def post_group(request: HttpRequest, state: State) -> Response[bytes]:
     try:
         body = await read_json(request, _decode_group)
         key = idempotency_key(request.headers.get("idempotency-key"))
-        accepted: GroupAcceptance = await state.ledger.post_transfers(body.to_requests(), key)
+        wanted = body.to_requests()
+        if is_dry_run(request):
+            return json_answer(dry_run_answer(await state.ledger.foresee_transfers(wanted, key)))
+        accepted: GroupAcceptance = await state.ledger.post_transfers(wanted, key)
     except errors.LedgerError as error:
         raise _refused(error, error.pointer) from error
     return json_answer(group_answer(accepted.group), 201, REPLAYED if accepted.replayed else None)

@@ -51,8 +51,8 @@ SELECT account_no, account_id, currency, exponent FROM accounts WHERE account_id
 SELECT a.account_no, a.account_id, a.settled_minor::text, a.version::text,
        coalesce(p.debit_minor, 0)::text AS debit_minor, coalesce(p.credit_minor, 0)::text AS credit_minor,
        (a.settled_minor + coalesce(p.credit_minor, 0) - coalesce(p.debit_minor, 0) + a.credit_limit_minor)::text AS available_minor,
-       account_stop_v1(a.frozen, a.closed) AS stop
-  FROM accounts a LEFT JOIN pending_sums_of_v1($1) AS p USING (account_no)
+       account_stop_v1(a.frozen, a.closed) AS stop, (a.version + coalesce(p.entry_count, 0))::text AS entries
+  FROM accounts a LEFT JOIN pending_sums_of_v2($1) AS p USING (account_no)
  WHERE a.account_no = ANY ($1) AND a.kind = 'customer'
 
 -- name: first_rules
@@ -63,22 +63,33 @@ SELECT c.before::text
  WHERE a.account_id = $1 AND c.outcome = 'changed' ORDER BY c.changed_at LIMIT 1
 
 -- name: journal_batch
--- Journal one micro-batch or one part of a request; see journal_batch_v4. What each item has comes as one
+-- Journal one micro-batch or one part of a request; see journal_batch_v5. What each item has comes as one
 -- text with spaces between, which costs a client a third of what an array does.
--- Params: $1 shard smallint, $2 epoch bigint, $3 word text, $4 attempt_id bigint, $5 extent text, $6 request_scope integer, $7 request_key text, $8 request_name text, $9 request_digest bytea, $10 refusals text, $11 account_nos text, $12 changes_minor text, $13 transaction_ids uuid[], $14 references text[], $15 metadata text[], $16 key_items text, $17 key_scopes text, $18 key_names text, $19 transfer_nos smallint[], $20 group_nos smallint[], $21 holds text
+-- Params: $1 shard smallint, $2 epoch bigint, $3 word text, $4 attempt_id bigint, $5 extent text, $6 request_scope integer, $7 request_key text, $8 request_name text, $9 request_digest bytea, $10 refusals text, $11 account_nos text, $12 changes_minor text, $13 transaction_ids uuid[], $14 references text[], $15 metadata text[], $16 key_items text, $17 key_scopes text, $18 key_names text, $19 transfer_nos smallint[], $20 group_nos smallint[], $21 holds text, $22 effective_ats timestamptz[], $23 reverses uuid[]
 SELECT outcome, accepted_seq, accepted_at, duplicate_items
-  FROM journal_batch_v4($1, $2, $3, $4, $5, $6, $7, $8, $9, $10,
+  FROM journal_batch_v5($1, $2, $3, $4, $5, $6, $7, $8, $9, $10,
                         string_to_array($11, ' ')::bigint[], string_to_array($12, ' ')::bigint[], $13, $14, $15,
-                        string_to_array($16, ' ')::integer[], string_to_array($17, ' ')::integer[], string_to_array($18, ' '), $19, $20, $21)
+                        string_to_array($16, ' ')::integer[], string_to_array($17, ' ')::integer[], string_to_array($18, ' '), $19, $20, $21, $22, $23)
 
 -- name: decide_batch
--- Decide and journal one micro-batch or one part of a request under row locks; see decide_batch_v4, and
+-- Decide and journal one micro-batch or one part of a request under row locks; see decide_batch_v5, and
 -- journal_batch for the texts.
--- Params: $1 shard smallint, $2 epoch bigint, $3 word text, $4 attempt_id bigint, $5 is_repeated boolean, $6 balance_max bigint, $7 extent text, $8 request_scope integer, $9 request_key text, $10 request_name text, $11 request_digest bytea, $12 refusals text, $13 positions integer[], $14 account_nos text, $15 changes_minor text, $16 transaction_ids uuid[], $17 references text[], $18 metadata text[], $19 key_items text, $20 key_scopes text, $21 key_names text, $22 transfer_nos smallint[], $23 group_nos smallint[], $24 holds text
+-- Params: $1 shard smallint, $2 epoch bigint, $3 word text, $4 attempt_id bigint, $5 is_repeated boolean, $6 balance_max bigint, $7 extent text, $8 request_scope integer, $9 request_key text, $10 request_name text, $11 request_digest bytea, $12 refusals text, $13 positions integer[], $14 account_nos text, $15 changes_minor text, $16 transaction_ids uuid[], $17 references text[], $18 metadata text[], $19 key_items text, $20 key_scopes text, $21 key_names text, $22 transfer_nos smallint[], $23 group_nos smallint[], $24 holds text, $25 effective_ats timestamptz[], $26 reverses uuid[], $27 expected_versions bigint[], $28 expected_availables bigint[]
 SELECT outcome, accepted_seq, accepted_at, words, availables
-  FROM decide_batch_v4($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13,
+  FROM decide_batch_v5($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13,
                        string_to_array($14, ' ')::bigint[], string_to_array($15, ' ')::bigint[], $16, $17, $18,
-                       string_to_array($19, ' ')::integer[], string_to_array($20, ' ')::integer[], string_to_array($21, ' '), $22, $23, $24)
+                       string_to_array($19, ' ')::integer[], string_to_array($20, ' ')::integer[], string_to_array($21, ' '), $22, $23, $24, $25, $26, $27, $28)
+
+-- name: foresee_items
+-- What would become of items now, without locks; see decide_items_v3.
+-- Params: $1 balance_max bigint, $2 account_nos bigint[], $3 changes_minor bigint[], $4 expected_versions bigint[], $5 expected_availables bigint[]
+SELECT words, availables FROM decide_items_v3($1, $2, $3, '{}', $4, $5)
+
+-- name: foresee_group
+-- What would become of the items of one group now, without locks; see decide_groups_v1.
+-- Params: $1 balance_max bigint, $2 account_nos bigint[], $3 changes_minor bigint[]
+SELECT words, availables
+  FROM decide_groups_v1($1, $2, $3, '{}', array_fill(0::smallint, ARRAY[cardinality($2::bigint[])]))
 
 -- name: requests_by_identity
 -- The parts of requests that used any of these keys, and whether a single transaction did instead.
@@ -96,7 +107,7 @@ SELECT w.scope, w.name, f.*
  CROSS JOIN LATERAL (
        -- Each by itself: without statistics a join of all at once would read the whole journal.
        SELECT e.batch_seq, e.item_no, e.created_at, e.change_minor, e.transaction_id, e.reference, e.metadata::text,
-              b.status, b.mode, b.attempt_id, coalesce(b.settled_at, e.created_at) AS updated_at,
+              e.effective_at, e.reverses, b.status, b.mode, b.attempt_id, coalesce(b.settled_at, e.created_at) AS updated_at,
               a.account_no, a.account_id, a.currency, a.exponent, t.transfer_id, t.other_account_id
          FROM idempotency_keys k
          JOIN journal_batches b ON b.batch_seq = k.batch_seq
@@ -166,7 +177,7 @@ SELECT g.*
 -- The accepted movement at a place in the journal, unless its client chose its id.
 -- Params: $1 batch_seq bigint, $2 item_no smallint
 SELECT e.batch_seq, e.item_no, e.created_at, e.change_minor, e.transaction_id,
-       e.reference, e.metadata::text, b.status, b.mode, b.attempt_id, coalesce(b.settled_at, e.created_at) AS updated_at,
+       e.reference, e.metadata::text, e.effective_at, e.reverses, b.status, b.mode, b.attempt_id, coalesce(b.settled_at, e.created_at) AS updated_at,
        a.account_no, a.account_id, a.currency, a.exponent, t.transfer_id, t.other_account_id
   FROM journal_batches b
   JOIN journal_entries e ON e.batch_seq = b.batch_seq AND e.created_at = b.created_at AND e.item_no = $2
@@ -177,7 +188,7 @@ SELECT e.batch_seq, e.item_no, e.created_at, e.change_minor, e.transaction_id,
 -- name: balance
 -- One account's settled and pending amounts from one snapshot.
 -- Params: $1 account_id text
-SELECT a.account_no, a.account_id, a.currency, a.exponent, a.settled_minor, a.credit_limit_minor, a.version,
+SELECT a.account_no, a.account_id, a.currency, a.exponent, a.settled_minor, a.credit_limit_minor, a.version + p.entry_count AS version,
        p.debit_minor, p.credit_minor, held_v1(a.account_no) AS held_minor, greatest(a.updated_at, p.last_at) AS last_updated_at
   FROM accounts a CROSS JOIN LATERAL pending_sums_v1(a.account_no) AS p
  WHERE a.account_id = $1 AND a.kind = 'customer'
@@ -202,7 +213,7 @@ SELECT p.debit_minor, p.credit_minor, p.entry_count, i.*, t.transfer_id, t.other
   FROM pending_sums_v1($1) AS p
   LEFT JOIN LATERAL (
        SELECT e.batch_seq, e.item_no, e.created_at, e.change_minor, e.transaction_id, e.reference,
-              e.metadata::text, b.status, b.mode, b.attempt_id, e.created_at AS updated_at, b.transfer_nos
+              e.metadata::text, e.effective_at, e.reverses, b.status, b.mode, b.attempt_id, e.created_at AS updated_at, b.transfer_nos
          FROM journal_batches b
          JOIN journal_entries e ON e.account_no = $1 AND e.batch_seq = b.batch_seq AND e.created_at = b.created_at
         WHERE b.status = 'PENDING' AND (e.batch_seq, e.item_no) > ($2, $3)
@@ -215,9 +226,10 @@ SELECT p.debit_minor, p.credit_minor, p.entry_count, i.*, t.transfer_id, t.other
 -- name: account_details
 -- An account's configuration and counters.
 -- Params: $1 account_id text
-SELECT account_no, account_id, currency, exponent, credit_limit_minor, metadata::text, frozen, closed, config_version,
-       version, created_at, updated_at
-  FROM accounts WHERE account_id = $1
+SELECT a.account_no, a.account_id, a.currency, a.exponent, a.credit_limit_minor, a.metadata::text, a.frozen, a.closed,
+       a.config_version, a.version + p.entry_count AS version, a.created_at, a.updated_at
+  FROM accounts a CROSS JOIN LATERAL pending_sums_v1(a.account_no) AS p
+ WHERE a.account_id = $1
 
 -- name: list_accounts
 -- Customers' accounts after a number that are as wanted, and where the search ended if it looked at as
@@ -233,11 +245,12 @@ WITH page AS MATERIALIZED (
      ORDER BY account_no LIMIT $6
 )
 SELECT e.ended_at, p.account_no, p.account_id, p.currency, p.exponent, p.credit_limit_minor, p.metadata::text,
-       p.frozen, p.closed, p.config_version, p.version, p.created_at, p.updated_at
+       p.frozen, p.closed, p.config_version, p.version + coalesce(s.entry_count, 0) AS version, p.created_at, p.updated_at
   FROM (SELECT CASE WHEN (SELECT count(*) FROM page) < $6
                     THEN (SELECT account_no FROM accounts WHERE account_no > $1 AND kind = 'customer' AND account_id NOT LIKE 'holding:%'
                            ORDER BY account_no OFFSET $7 - 1 LIMIT 1) END AS ended_at) AS e
   LEFT JOIN page p ON true
+  LEFT JOIN pending_sums_of_v2(ARRAY(SELECT account_no FROM page)) AS s USING (account_no)
  ORDER BY p.account_no
 
 -- name: change_account

@@ -13,7 +13,7 @@ SELECT mode, epoch FROM ledger_shards WHERE shard = $1
 -- name: loaded_accounts
 -- What Redis must agree with, for accounts by id.
 -- Params: $1 account_ids text[]
-SELECT a.account_no, a.account_id, a.exponent, a.credit_limit_minor, a.settled_minor, a.version,
+SELECT a.account_no, a.account_id, a.exponent, a.credit_limit_minor, a.settled_minor, a.version, a.version + p.entry_count AS entries,
        p.debit_minor, p.credit_minor, account_stop_v1(a.frozen, a.closed) AS stop
   FROM accounts a CROSS JOIN LATERAL pending_sums_v1(a.account_no) AS p
  WHERE a.account_id = ANY ($1)

@@ -17,12 +17,17 @@ class ReferenceAccount:
     frozen: str = "none"
     closed: bool = False
     settled: int = 0
+    settled_count: int = 0
     debits: list[int] = field(default_factory=list)
     credits: list[int] = field(default_factory=list)
 
     @property
     def available(self) -> int:
         return self.settled + sum(self.credits) - sum(self.debits) + self.credit_limit
+
+    @property
+    def version(self) -> int:
+        return self.settled_count + len(self.credits) + len(self.debits)
 
 
 @dataclass
@@ -42,6 +47,7 @@ class Reference:
         self.holds: dict[str, ReferenceHold] = {}
         self.accounts: dict[str, ReferenceAccount] = {}
         self.accepted: dict[str, tuple[object, ...]] = {}
+        self.reversals: dict[str, str] = {}
 
     def open(self, account_id: str, opening: int, credit_limit: int) -> None:
         account = ReferenceAccount(credit_limit=credit_limit)
@@ -49,17 +55,56 @@ class Reference:
             account.credits.append(opening)
         self.accounts[account_id] = account
 
-    def post(self, account_id: str, change: int, key: str) -> str:
-        """Answer 'accepted', 'replayed' or the code of a refusal."""
+    def post(
+        self,
+        account_id: str,
+        change: int,
+        key: str,
+        expected: tuple[int | None, int | None] = (None, None),
+    ) -> str:
+        """Answer 'accepted', 'replayed' or the code of a refusal; `expected` are the version and
+        what is at least available.
+        """
         if key in self.accepted:
             same = self.accepted[key] == (account_id, change)
             return "replayed" if same else "idempotency_key_reused"
         account = self.accounts[account_id]
         word = self._refusal(account, change)
+        if not word.startswith("account_"):
+            word = self._unmet(account, expected) or word
         if word:
             return word
         (account.credits if change > 0 else account.debits).append(abs(change))
         self.accepted[key] = (account_id, change)
+        return "accepted"
+
+    @staticmethod
+    def _unmet(account: ReferenceAccount, expected: tuple[int | None, int | None]) -> str:
+        version, available = expected
+        if version is not None and version != account.version:
+            return "version_mismatch"
+        if available is not None and account.available < available:
+            return "available_below_expected"
+        return ""
+
+    def reverse(self, name: str, key: str) -> str:
+        """Take back what was posted under a name; answer as `post` does."""
+        posted = self.accepted.get(name, ("",))
+        asked = ("reversal", name)
+        if posted[0] not in self.accounts:
+            return "not_reversible" if name in self.accepted else "transaction_not_found"
+        if self.accepted.get(key) == asked:
+            return "replayed"
+        if name in self.reversals:
+            return "already_reversed"
+        if key in self.accepted:
+            return "idempotency_identity_conflict"
+        account, change = self.accounts[str(posted[0])], -int(str(posted[1]))
+        word = self._refusal(account, change)
+        if word:
+            return word
+        (account.credits if change > 0 else account.debits).append(abs(change))
+        self.accepted[key], self.reversals[name] = asked, key
         return "accepted"
 
     def transfer(self, transfers: tuple[tuple[str, str, int], ...], key: str) -> str:
@@ -171,4 +216,5 @@ class Reference:
     def settle(self) -> None:
         for account in self.accounts.values():
             account.settled += sum(account.credits) - sum(account.debits)
+            account.settled_count = account.version
             account.debits, account.credits = [], []

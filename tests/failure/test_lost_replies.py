@@ -198,12 +198,12 @@ async def test_a_statement_refused_after_an_unanswered_sending_is_no_refusal(
     call = asyncio.create_task(post(behind, "10"))
     await eventually(lambda: behind.postgres.lost_count == 1)
     behind.postgres.stall()
-    await database.execute("ALTER FUNCTION journal_batch_v4 RENAME TO journal_batch_away")
+    await database.execute("ALTER FUNCTION journal_batch_v5 RENAME TO journal_batch_away")
     behind.postgres.resume()
     with pytest.raises(errors.OutcomeUnknown):
         await call
     assert account_fields(redis_client)["available"] == "0"
-    await database.execute("ALTER FUNCTION journal_batch_away RENAME TO journal_batch_v4")
+    await database.execute("ALTER FUNCTION journal_batch_away RENAME TO journal_batch_v5")
 
     async def retried() -> Acceptance | None:
         try:

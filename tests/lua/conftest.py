@@ -53,9 +53,14 @@ class Scripts:
         return await self.call(name, accounts, *sent, identity=identity)
 
     async def load(
-        self, account: str, available: str, pending_debit: str = "0", stop: str = ""
+        self,
+        account: str,
+        available: str,
+        pending_debit: str = "0",
+        stop: str = "",
+        entries: str = "0",
     ) -> object:
-        figures = (available, available, "0", pending_debit, "0", stop)
+        figures = (available, available, "0", pending_debit, "0", stop, entries)
         return await self.call("load", [account], *figures)
 
     async def stop(self, account: str, attempt: str = "7") -> object:
@@ -75,6 +80,7 @@ class Scripts:
         balance_max: str = str(9 * 10**18),
         extent: str = "each",
         journaled: str = "0",
+        expected: str = "",
     ) -> list[str]:
         """Admit changes on one account; returns a word for each."""
         names = " ".join("-" for _ in changes)
@@ -87,6 +93,7 @@ class Scripts:
             *OWN,
             journaled,
             names,
+            expected,
             str(len(changes)),
             *changes,
         )

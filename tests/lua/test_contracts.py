@@ -17,9 +17,10 @@ ENUMS = (
     codes.Stopped,
 )
 SCRIPTS = sorted(SCRIPTS_FOLDER.glob("*.lua"))
+EXPECTED = {codes.Refused.VERSION_MISMATCH, codes.Refused.AVAILABLE_BELOW_EXPECTED}
 WORDS = {
     "admit": {*codes.Script, *codes.Refused} - {codes.Refused.GROUP_REFUSED},
-    "admit_groups": {*codes.Script, *codes.Refused},
+    "admit_groups": {*codes.Script, *codes.Refused} - EXPECTED,
     "confirm": {codes.Script.DONE, codes.Script.FENCED, codes.Script.STALE},
     "flights": {codes.Script.DONE, codes.Script.FENCED},
     "inspect": {codes.Script.DONE, codes.Script.FENCED, *codes.Inspected},

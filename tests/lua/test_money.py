@@ -111,16 +111,18 @@ async def test_refusals_come_with_the_names_that_others_have_in_flight(scripts: 
     await scripts.load("A", "100")
     for attempt, own, name in (("1", OWN, "mine"), ("100", ("100", "199"), "k1 k2")):
         await scripts.numbered(
-            "admit", ["A"], attempt, LARGEST, "each", *own, "0", name, "1", "-30"
+            "admit", ["A"], attempt, LARGEST, "each", *own, "0", name, "", "1", "-30"
         )
-    asked = ("2", LARGEST, "each", *OWN, "0", "- -")
+    asked = ("2", LARGEST, "each", *OWN, "0", "- -", "")
     reply = await scripts.numbered("admit", ["A"], *asked, "1", "-60")
     assert reply == ["done", [1], ["insufficient_available"], ["40"], ["k1 k2"]]
     for _ in range(2):
         reply = await scripts.numbered("admit", ["A"], *asked, "2", "-60", "-40")
         assert reply == ["done", [1], ["insufficient_available"], ["40"], ["k1 k2"]]
     await scripts.numbered("confirm", ["A"], "100", "released")
-    reply = await scripts.numbered("admit", ["A"], "3", LARGEST, "each", *OWN, "0", "-", "1", "-60")
+    reply = await scripts.numbered(
+        "admit", ["A"], "3", LARGEST, "each", *OWN, "0", "-", "", "1", "-60"
+    )
     assert reply == ["done", [1], ["insufficient_available"], ["30"], []]
 
 
@@ -187,11 +189,11 @@ async def test_a_large_batch_of_others_does_not_hold_up_a_refusal(
         await scripts.load(account, "100")
     items = [part for _ in accounts for part in ("1", "-1")]
     names = " ".join(f"0:key:{account}" for account in accounts)
-    theirs = ("100", LARGEST, "each", "100", "199", "0", names, *items)
+    theirs = ("100", LARGEST, "each", "100", "199", "0", names, "", *items)
     assert words_of(await scripts.numbered("admit", accounts, *theirs), 1_000)[0] == "admitted"
     async with open_redis(server.url, 1_000, 1) as impatient:
         scripts.scripts = LuaScripts(impatient)
-        refused = ("1", LARGEST, "each", *OWN, "0", "-", "1", "-1000")
+        refused = ("1", LARGEST, "each", *OWN, "0", "-", "", "1", "-1000")
         reply = await scripts.numbered("admit", accounts[:1], *refused)
     assert reply == ["done", [1], ["insufficient_available"], ["99"], [names]]
 
@@ -199,7 +201,7 @@ async def test_a_large_batch_of_others_does_not_hold_up_a_refusal(
 async def test_an_old_admission_confirms_nothing(scripts: Scripts) -> None:
     await scripts.load("A", "100")
     await scripts.admit("A", "-60", attempt="1")
-    items = ("2", LARGEST, "each", *OWN, "1", "-", "1", "-30")
+    items = ("2", LARGEST, "each", *OWN, "1", "-", "", "1", "-30")
     assert await scripts.call("admit", ["A"], "s", "1", *items) == ["stale", [], [], [], []]
     assert await scripts.attempts() == {"1"}
 
@@ -215,7 +217,7 @@ async def test_confirm_refuses_accounts_that_are_not_the_attempts(scripts: Scrip
 
 async def test_a_delayed_copy_of_an_old_call_does_nothing(scripts: Scripts) -> None:
     await scripts.load("A", "100")
-    old = ("s", "1", "1", LARGEST, "each", *OWN, "0", "-", "1", "-60")
+    old = ("s", "1", "1", LARGEST, "each", *OWN, "0", "-", "", "1", "-60")
     await scripts.call("admit", ["A"], *old)
     await scripts.call("confirm", ["A"], "s", "2", "1", "released")
     assert await scripts.call("admit", ["A"], *old) == ["stale", [], [], [], []]
@@ -226,7 +228,7 @@ async def test_a_delayed_copy_of_an_old_call_does_nothing(scripts: Scripts) -> N
 async def test_a_copy_of_a_sending_that_was_told_again_does_nothing(scripts: Scripts) -> None:
     """Of three sendings the second is delayed until the attempt is in flight no more."""
     await scripts.load("A", "100")
-    items = ("1", LARGEST, "each", *OWN, "0", "-", "1", "60")
+    items = ("1", LARGEST, "each", *OWN, "0", "-", "", "1", "60")
     for number in ("1", "3"):
         reply = await scripts.call("admit", ["A"], "s", number, *items)
         assert reply == ["done", [], [], [], []]
@@ -251,7 +253,7 @@ async def test_a_delayed_copy_of_a_call_that_changed_nothing_does_nothing(
     scripts: Scripts, account: str
 ) -> None:
     await scripts.load("A", "10")
-    old = ("s", "1", "1", LARGEST, "each", *OWN, "0", "-", "1", "-60")
+    old = ("s", "1", "1", LARGEST, "each", *OWN, "0", "-", "", "1", "-60")
     await scripts.call("admit", [account], *old)
     await scripts.load("B", "100")
     await scripts.redis.hset(scripts.account("A"), "available", "100")
@@ -263,13 +265,13 @@ async def test_without_its_token_an_epoch_is_fenced(scripts: Scripts) -> None:
     await scripts.redis.delete(scripts.epoch_key)
     before = await scripts.fields("A")
     admitted = await scripts.numbered(
-        "admit", ["A"], "1", LARGEST, "each", *OWN, "0", "-", "1", "-60"
+        "admit", ["A"], "1", LARGEST, "each", *OWN, "0", "-", "", "1", "-60"
     )
     assert admitted == ["fenced", [], [], [], []]
     assert await scripts.numbered("confirm", ["A"], "1", "journaled") == "fenced"
     assert await scripts.call("inspect", ["A"]) == ["fenced", [], [], []]
     assert await scripts.call("flights", []) == ["fenced", []]
-    assert await scripts.call("load", ["B"], "1", "1", "0", "0", "0", "") == ["fenced", []]
+    assert await scripts.call("load", ["B"], "1", "1", "0", "0", "0", "", "0") == ["fenced", []]
     assert await scripts.call("refresh", ["A"], "0", "1", "1", "0", "0") == ["fenced", [], []]
     assert await scripts.fields("A") == before
     assert await scripts.fields("B") == {}
@@ -287,7 +289,7 @@ async def test_another_redis_identity_is_fenced_even_with_its_token(
     if part < 2:
         await scripts.redis.hset(scripts.epoch_key, "identity", foreign)
     reply = await scripts.numbered(
-        "admit", ["A"], "1", LARGEST, "each", *OWN, "0", "-", "1", "-60", identity=foreign
+        "admit", ["A"], "1", LARGEST, "each", *OWN, "0", "-", "", "1", "-60", identity=foreign
     )
     assert reply == ["fenced", [], [], [], []]
 
@@ -298,7 +300,7 @@ async def test_a_replica_is_fenced(scripts: Scripts) -> None:
     await scripts.redis.execute_command("REPLICAOF", "127.0.0.1", "1")
     try:
         reply = await scripts.numbered(
-            "admit", ["A"], "1", LARGEST, "each", *OWN, "0", "-", "1", "-60"
+            "admit", ["A"], "1", LARGEST, "each", *OWN, "0", "-", "", "1", "-60"
         )
         assert reply == ["fenced", [], [], [], []]
     finally:
@@ -307,7 +309,7 @@ async def test_a_replica_is_fenced(scripts: Scripts) -> None:
 
 
 async def test_the_first_load_wins_and_a_vanished_account_is_noticed(scripts: Scripts) -> None:
-    item = ("1", LARGEST, "each", *OWN, "0", "-", "1", "-1")
+    item = ("1", LARGEST, "each", *OWN, "0", "-", "", "1", "-1")
     assert await scripts.numbered("admit", ["A"], *item) == ["unloaded", [1], [], [], []]
     assert await scripts.load("A", "100") == ["done", ["loaded"]]
     assert await scripts.load("A", "999") == ["done", ["present"]]
@@ -325,7 +327,7 @@ async def test_where_one_account_is_missing_no_other_is_reserved(
     if lost:
         await scripts.load("B", "100")
         await scripts.redis.delete(scripts.account("B"))
-    items = ("1", LARGEST, "each", *OWN, "0", "- -", "1", "-60", "1", "-60")
+    items = ("1", LARGEST, "each", *OWN, "0", "- -", "", "1", "-60", "1", "-60")
     reply = await scripts.numbered("admit", ["A", "B"], *items)
     assert reply == (["vanished", [], [], [], []] if lost else ["unloaded", [2], [], [], []])
     assert (await scripts.fields("A"))["available"] == "100"
@@ -335,7 +337,7 @@ async def test_where_one_account_is_missing_no_other_is_reserved(
 async def test_inspect_reads_accounts_and_what_is_in_flight(scripts: Scripts) -> None:
     await scripts.load("A", "100")
     await scripts.numbered(
-        "admit", ["A"], "7", LARGEST, "each", *OWN, "0", "k1 k2", "2", "-60", "-50"
+        "admit", ["A"], "7", LARGEST, "each", *OWN, "0", "k1 k2", "", "2", "-60", "-50"
     )
     reply = await scripts.call("inspect", ["A", "B"])
     assert isinstance(reply, list)

@@ -41,7 +41,7 @@ async def test_other_accounts_of_a_batch_are_not_stopped(scripts: Scripts) -> No
     await scripts.load("A", "100", stop="debit")
     await scripts.load("B", "100")
     reply = await scripts.numbered(
-        "admit", ["A", "B"], "1", LARGEST, "each", *OWN, "0", "- -", "1", "-1", "1", "-1"
+        "admit", ["A", "B"], "1", LARGEST, "each", *OWN, "0", "- -", "", "1", "-1", "1", "-1"
     )
     assert reply == ["done", [1], [FROZEN], ["100"], []]
     assert (await scripts.fields("B"))["available"] == "99"
@@ -53,7 +53,7 @@ async def test_all_or_nothing_reserves_nothing_where_one_account_is_stopped(
     await scripts.load("A", "100", stop="changing 7 ")
     await scripts.load("B", "100")
     reply = await scripts.numbered(
-        "admit", ["A", "B"], "1", LARGEST, "all", *OWN, "0", "- -", "1", "-1", "1", "-1"
+        "admit", ["A", "B"], "1", LARGEST, "all", *OWN, "0", "- -", "", "1", "-1", "1", "-1"
     )
     assert reply == ["done", [1], [CHANGING], ["100"], []]
     assert (await scripts.fields("B"))["available"] == "100"

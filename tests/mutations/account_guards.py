@@ -1,9 +1,10 @@
 """The guards of changes: stopped and drained, decided once, seen everywhere."""
 
 from tests.mutations.guard import (
-    ACCOUNTS,
     CHANGES,
+    CONDITIONS,
     DECISION,
+    HOLDS,
     LUA_STOPS,
     SQL_CHANGES,
     Guard,
@@ -48,8 +49,8 @@ ACCOUNT_GUARDS = (
     Guard(
         "loads_bring_the_stop",
         "lua/load.lua",
-        "'stop', ARGV[first + 5])",
-        "'stop', '')",
+        "'stop', ARGV[first + 5],",
+        "'stop', '',",
         CHANGES,
     ),
     Guard(
@@ -68,7 +69,7 @@ ACCOUNT_GUARDS = (
     ),
     Guard(
         "a_void_change_changes_nothing",
-        ACCOUNTS,
+        HOLDS,
         "    IF NOT v_is_first THEN\n",
         "    IF NOT v_is_first AND NOT EXISTS (SELECT FROM account_changes c\n"
         "            WHERE c.attempt_id = p_attempt_id AND c.outcome = 'void') THEN\n",
@@ -76,42 +77,42 @@ ACCOUNT_GUARDS = (
     ),
     Guard(
         "what_redis_has_is_compared",
-        ACCOUNTS,
+        HOLDS,
         "        WHEN p_available_minor <> balance_minor + limit_minor THEN 'differs'\n",
         "",
         CHANGES,
     ),
     Guard(
         "changes_are_fenced",
-        ACCOUNTS,
+        HOLDS,
         "    IF epoch_rules_v1(p_shard, p_epoch, p_word, p_mode)\n       AND (",
         "    IF (",
         SQL_CHANGES,
     ),
     Guard(
         "older_processes_decide_no_more",
-        ACCOUNTS,
+        HOLDS,
         "s.protocol_version >= 4",
         "true",
         SQL_CHANGES,
     ),
     Guard(
         "limits_of_entries_that_are_pending",
-        ACCOUNTS,
+        HOLDS,
         "greatest(0, least(v_debit - v_settled,",
         "greatest(0, least(0,",
         SQL_CHANGES,
     ),
     Guard(
         "frozen_is_seen_by_postgres",
-        ACCOUNTS,
+        CONDITIONS,
         "ELSIF v_account.stop IN ('all', CASE WHEN v_change < 0 THEN 'debit' ELSE 'credit' END)",
         "ELSIF false",
         SQL_CHANGES,
     ),
     Guard(
         "changes_lock_their_row",
-        ACCOUNTS,
+        HOLDS,
         "AND a.kind = 'customer' FOR NO KEY UPDATE;",
         "AND a.kind = 'customer';",
         SQL_CHANGES,

@@ -1,9 +1,11 @@
 """The guards that keep money safe, how each is switched off, and the tests that notice."""
 
 from tests.mutations.account_guards import ACCOUNT_GUARDS
+from tests.mutations.condition_guards import CONDITION_GUARDS
 from tests.mutations.group_guards import GROUP_GUARDS
 from tests.mutations.guard import (
     BATCHES,
+    CONDITIONS,
     DECIDE,
     DECISION,
     FENCE,
@@ -15,7 +17,6 @@ from tests.mutations.guard import (
     RELIABILITY,
     SWITCHES,
     TELLING,
-    TRANSFERS,
     TWINS,
     Guard,
 )
@@ -76,7 +77,7 @@ GUARDS: tuple[Guard, ...] = (
     ),
     Guard(
         "separate_statements",
-        TRANSFERS,
+        CONDITIONS,
         "    PERFORM enter_fence_v1(p_shard);\n"
         "    IF epoch_rules_v1(p_shard, p_epoch, p_word, 'redis') THEN\n",
         "    IF (SELECT s.epoch = p_epoch AND s.redis_token = p_word AND s.mode = 'redis'\n"
@@ -208,7 +209,7 @@ GUARDS: tuple[Guard, ...] = (
     ),
     Guard(
         "number_under_locks",
-        TRANSFERS,
+        CONDITIONS,
         "        PERFORM FROM accounts a WHERE a.account_no = ANY (p_account_nos)"
         " ORDER BY a.account_no FOR NO KEY UPDATE;\n",
         "",
@@ -216,14 +217,14 @@ GUARDS: tuple[Guard, ...] = (
     ),
     Guard(
         "refusal_record",
-        TRANSFERS,
+        CONDITIONS,
         "p_key_scopes, p_key_names, p_is_repeated);",
         "p_key_scopes, p_key_names, false);",
         DECIDE,
     ),
     Guard(
         "claim_before_deciding",
-        TRANSFERS,
+        CONDITIONS,
         "v_duplicates := claim_keys_v1(accepted_seq, p_account_nos, p_key_items, p_key_scopes,"
         " p_key_names);",
         "v_duplicates := '{}';",
@@ -331,4 +332,5 @@ GUARDS: tuple[Guard, ...] = (
     *ACCOUNT_GUARDS,
     *GROUP_GUARDS,
     *HOLD_GUARDS,
+    *CONDITION_GUARDS,
 )

@@ -1,6 +1,6 @@
 """The guards of holds: one act for each version, in time, and never more than is held."""
 
-from tests.mutations.guard import HOLD_FAULTS, HOLDS, SQL_HOLDS, TRANSFERS, Guard
+from tests.mutations.guard import CONDITIONS, HOLD_FAULTS, HOLDS, SQL_HOLDS, Guard
 
 HOLD_GUARDS = (
     Guard(
@@ -40,14 +40,14 @@ HOLD_GUARDS = (
     ),
     Guard(
         "what_is_left_out_is_not_done_to_its_hold",
-        TRANSFERS,
+        CONDITIONS,
         "p_account_nos, p_changes_minor, p_transaction_ids, v_left_out);",
         "p_account_nos, p_changes_minor, p_transaction_ids, '{}');",
         SQL_HOLDS,
     ),
     Guard(
         "keys_of_holds_can_be_undone",
-        TRANSFERS,
+        CONDITIONS,
         "duplicate_items := claim_keys_v1(",
         "duplicate_items := claim_keys_v2(",
         SQL_HOLDS,

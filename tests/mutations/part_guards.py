@@ -3,6 +3,7 @@
 from tests.mutations.guard import (
     BATCHES,
     BULK,
+    CONDITIONS,
     LUA_MONEY,
     REAPER,
     SQL_PARTS,
@@ -29,14 +30,14 @@ PART_GUARDS = (
     ),
     Guard(
         "refusal_record_of_a_part",
-        TRANSFERS,
+        CONDITIONS,
         "p_key_scopes, p_key_names, p_is_repeated);",
         "p_key_scopes, p_key_names, false);",
         SQL_PARTS,
     ),
     Guard(
         "part_key_before_journal",
-        TRANSFERS,
+        CONDITIONS,
         "    IF NOT claim_request_v1(accepted_seq, p_request_scope, p_request_key,"
         " p_request_name, p_request_digest) THEN\n"
         "        outcome := 'duplicate';\n    ELSE\n",
@@ -45,7 +46,7 @@ PART_GUARDS = (
     ),
     Guard(
         "part_key_before_deciding",
-        TRANSFERS,
+        CONDITIONS,
         "    IF NOT claim_request_v1(accepted_seq, p_request_scope, p_request_key,"
         " p_request_name, p_request_digest) THEN\n"
         "        PERFORM undo_batch_v1(",
@@ -54,7 +55,7 @@ PART_GUARDS = (
     ),
     Guard(
         "duplicate_undoes",
-        TRANSFERS,
+        CONDITIONS,
         "    IF outcome = 'duplicate' THEN\n        PERFORM undo_batch_v1(accepted_seq,"
         " p_request_scope, p_request_key, p_request_name, p_key_scopes, p_key_names, false);\n",
         "    IF outcome = 'duplicate' THEN\n",
@@ -62,7 +63,7 @@ PART_GUARDS = (
     ),
     Guard(
         "duplicate_undoes_decision",
-        TRANSFERS,
+        CONDITIONS,
         "p_key_names, false);\n        outcome := 'duplicate';\n        RETURN;",
         "p_key_names, true);\n        outcome := 'duplicate';\n        RETURN;",
         SQL_PARTS,
@@ -83,14 +84,14 @@ PART_GUARDS = (
     ),
     Guard(
         "atomic_journal",
-        TRANSFERS,
+        CONDITIONS,
         "CASE WHEN p_extent = 'all' AND duplicate_items <> '{}' THEN 'duplicate'",
         "CASE WHEN false THEN 'duplicate'",
         SQL_PARTS,
     ),
     Guard(
         "atomic_decision",
-        TRANSFERS,
+        CONDITIONS,
         "CASE WHEN p_extent = 'all' AND v_left_out <> '{}' THEN 'refused'",
         "CASE WHEN false THEN 'refused'",
         SQL_PARTS,
@@ -104,14 +105,14 @@ PART_GUARDS = (
     ),
     Guard(
         "refusals_in_the_same_commit",
-        TRANSFERS,
+        CONDITIONS,
         "cardinality(p_account_nos), p_changes_minor, p_request_digest, p_refusals::jsonb,",
         "cardinality(p_account_nos), p_changes_minor, p_request_digest, '[]'::jsonb,",
         SQL_PARTS,
     ),
     Guard(
         "decided_refusals_in_the_same_commit",
-        TRANSFERS,
+        CONDITIONS,
         "refusals = p_refusals::jsonb || (",
         "refusals = p_refusals::jsonb || NULLIF(p_refusals::jsonb, p_refusals::jsonb) || (",
         SQL_PARTS,

@@ -24,8 +24,17 @@ from app.kit.money import DecimalText, decimal_text, parse_amount
 from app.ledger.codes import Direction, Frozen, Mode
 from app.ledger.model import AccountChange, AccountRequest, TransactionRequest
 from app.settings import Settings
+from tests.conformance.engines import (
+    absolute,
+    end,
+    end_in_reference,
+    place,
+    post,
+    post_group,
+    reverse,
+)
+from tests.conformance.programs import Step
 from tests.conformance.reference import AMOUNT_MAX, Reference
-from tests.conformance.test_engines import end, end_in_reference, place, post_group
 from tests.failure.conftest import pipeline_of
 
 ACCOUNTS = ("A", "B", "C")
@@ -104,6 +113,25 @@ class LedgerMachine(RuleBasedStateMachine):
         account_id, amount, sign, key = posting
         answer = self.run(self.post(account_id, sign * amount, key))
         assert answer == self.reference.post(account_id, sign * amount, key)
+
+    @rule(
+        posting=POSTINGS,
+        version=st.sampled_from([None, 0, 0, 1]),
+        available=st.sampled_from([None, 0, -1, 1]),
+    )
+    def post_what_expects(
+        self, posting: tuple[str, int, int, str], version: int | None, available: int | None
+    ) -> None:
+        account_id, amount, sign, key = posting
+        wanted = absolute(self.reference, account_id, (version, available))
+        step = Step(account_id, sign * amount, key, expected=wanted)
+        answer = self.run(post(self.services, step))
+        assert answer == self.reference.post(account_id, sign * amount, key, wanted)
+
+    @rule(name=KEYS, key=KEYS)
+    def reverse(self, name: str, key: str) -> None:
+        answer = self.run(reverse(self.services, name, key))
+        assert answer == self.reference.reverse(name, key)
 
     @rule(
         postings=st.lists(
@@ -229,6 +257,7 @@ class LedgerMachine(RuleBasedStateMachine):
             assert balance.available_minor == expected.available >= 0
             assert balance.settled_minor == expected.settled
             assert balance.held_minor == self.reference.held(account_id)
+            assert balance.version == expected.version
             assert balance.pending_debit_minor == sum(expected.debits)
             assert balance.pending_credit_minor == sum(expected.credits)
 
@@ -254,6 +283,7 @@ class LedgerMachine(RuleBasedStateMachine):
             if fields:
                 assert int(fields["available"]) == expected.available
                 assert fields["incoming"] == "0"
+                assert int(fields["entries"]) == expected.version
         untold = {str(slot.journaled) for slot in self.services.ledger._batcher._slots}
         assert set(self.redis.hkeys(f"subbalance:{{0}}:{epoch}:flight")) <= untold
 

@@ -1,6 +1,7 @@
 """Two accounts and short ways to call the functions that decide money."""
 
 from collections.abc import Sequence
+from datetime import datetime
 from typing import Any, NamedTuple
 
 import pytest
@@ -25,6 +26,8 @@ class Groups(NamedTuple):
 
 # The last version of decide_batch that knows no groups.
 _WITHOUT_GROUPS = 3
+# The last one that knows no conditions.
+_WITHOUT_CONDITIONS = 4
 
 
 def claim_of(extent: str, part: Part | None) -> tuple[Any, ...]:
@@ -72,11 +75,12 @@ class Sql:
         part: Part | None = None,
         groups: Groups | None = None,
         holds: str | None = None,
+        effective_ats: Sequence[datetime | None] | None = None,
     ) -> Any:
         """Journal (account number, change) items with (item, name) keys."""
         return await self.connection.fetchrow(
-            "SELECT * FROM journal_batch_v4(0::smallint, $1, $2, $3, $4, $5, $6, $7, $8,"
-            " $9, $10, $11, $12, NULL, NULL, $13, $14, $15, $16, $17, $18)",
+            "SELECT * FROM journal_batch_v5(0::smallint, $1, $2, $3, $4, $5, $6, $7, $8,"
+            " $9, $10, $11, $12, NULL, NULL, $13, $14, $15, $16, $17, $18, $19, NULL)",
             epoch,
             word,
             self._attempt(attempt),
@@ -87,6 +91,7 @@ class Sql:
             *_columns(keys),
             *(groups or (None, None)),
             holds,
+            effective_ats,
         )
 
     async def journal_v2(
@@ -122,16 +127,18 @@ class Sql:
         word: str = "word",
         extent: str = "each",
         part: Part | None = None,
-        version: int = 4,
+        version: int = 5,
         groups: Groups | None = None,
         holds: str | None = None,
+        expected: tuple[Sequence[int | None], Sequence[int | None]] | None = None,
     ) -> Any:
         """Decide (account number, change) items in mode `postgres`; 2 as older processes do."""
         return await self.connection.fetchrow(
             f"SELECT * FROM decide_batch_v{version}("
             "0::smallint, $1, $2, $3, $4, $5, $6, $7, $8, $9, $10,"
             " $11, $12, $13, $14, NULL, NULL, NULL, $15, $16, $17"
-            f"{', $18, $19, $20' if version > _WITHOUT_GROUPS else ''})",
+            f"{', $18, $19, $20' if version > _WITHOUT_GROUPS else ''}"
+            f"{', NULL, NULL, $21, $22' if version > _WITHOUT_CONDITIONS else ''})",
             epoch,
             word,
             self._attempt(attempt),
@@ -143,6 +150,7 @@ class Sql:
             [change for _, change in changes],
             *_columns(keys),
             *((*(groups or (None, None)), holds) if version > _WITHOUT_GROUPS else ()),
+            *((expected or (None, None)) if version > _WITHOUT_CONDITIONS else ()),
         )
 
     async def change(

@@ -9,214 +9,96 @@
 A class's name in snake_case is its `code`; its docstring is the default message.
 """
 
-import re
-from typing import Any, ClassVar
-
-_WORD_START = re.compile(r"(?<!^)(?=[A-Z])")
-
-
-class LedgerError(Exception):
-    """An error this service raises on purpose."""
-
-    status: ClassVar[int] = 500
-    retryable: ClassVar[bool] = False
-    retry_after_s: ClassVar[int] = 1
-    code: ClassVar[str] = "ledger_error"
-
-    def __init_subclass__(cls) -> None:
-        cls.code = _WORD_START.sub("_", cls.__name__).lower()
-
-    def __init__(
-        self, detail: str | None = None, *, pointer: str | None = None, **members: Any
-    ) -> None:
-        """Keep the message, the JSON pointer of the field at fault and further problem members."""
-        self.detail = detail or (type(self).__doc__ or self.code).splitlines()[0]
-        self.pointer = pointer
-        self.members = members
-        super().__init__(self.detail)
-
-
-class Rejected(LedgerError):
-    """The request was refused and nothing changed."""
-
-    status = 422
-
-
-class Unavailable(LedgerError):
-    """The service cannot decide at the moment; nothing changed."""
-
-    status = 503
-    retryable = True
-
-
-class OutcomeUnknown(LedgerError):
-    """The outcome could not be found out in time; retry with the same key to learn it."""
-
-    status = 503
-    retryable = True
-    retry_after_s = 2
-
-
-class InvariantViolation(LedgerError):
-    """The ledger contradicts itself; this needs a person."""
-
-
-# The shape of a request.
-
-
-class MalformedJson(Rejected):
-    """The body is not valid JSON."""
-
-    status = 400
-
-
-class UnknownField(Rejected):
-    """The body has a field that this operation does not know."""
-
-    status = 400
-
-
-class WrongType(Rejected):
-    """A field has the wrong JSON type."""
-
-    status = 400
-
-
-class MissingField(Rejected):
-    """A required field is missing."""
-
-    status = 400
-
-
-class InvalidValue(Rejected):
-    """A field has a value outside what it may be."""
-
-    status = 400
-
-
-class InvalidParameter(Rejected):
-    """A query or path parameter is malformed."""
-
-    status = 400
-
-
-class InvalidCursor(Rejected):
-    """The cursor was not issued by this service for this list."""
-
-    status = 400
-
-
-class InvalidIdempotencyKey(Rejected):
-    """The Idempotency-Key is empty, too long, or holds other than visible ASCII characters."""
-
-    status = 400
-
-
-class IdempotencyKeyRequired(Rejected):
-    """This service is set to require an Idempotency-Key or an id on every transaction."""
-
-    status = 400
-
-
-class BodyTooLarge(Rejected):
-    """The body is larger than this operation accepts."""
-
-    status = 413
-
-
-class BodyTimeout(Rejected):
-    """The body did not arrive in time; nothing changed."""
-
-    status = 408
-    retryable = True
-
-
-class UnsupportedMediaType(Rejected):
-    """The body must be sent as application/json."""
-
-    status = 415
-
-
-class MethodNotAllowed(Rejected):
-    """This path does not answer to this method."""
-
-    status = 405
-
-
-class NotFound(Rejected):
-    """There is nothing at this path."""
-
-    status = 404
-
-
-# Account ids and amounts.
-
-
-class AccountIdEmpty(Rejected):
-    """The account id is empty."""
-
-    status = 400
-
-
-class AccountIdTooLong(Rejected):
-    """The account id is longer than 50 characters."""
-
-    status = 400
-
-
-class AccountIdMalformed(Rejected):
-    """An account id is ASCII letters, digits, '_', '-', '.' and ':', a letter or digit first."""
-
-    status = 400
-
-
-class AmountFloat(Rejected):
-    """An amount is a decimal string or an integer, never a JSON float."""
-
-    status = 400
-
-
-class AmountNotANumber(Rejected):
-    """The amount is not a decimal number."""
-
-    status = 400
-
-
-class AmountExponent(Rejected):
-    """An amount may not use exponent notation."""
-
-    status = 400
-
-
-class AmountZero(Rejected):
-    """The amount must be greater than zero."""
-
-    status = 400
-
-
-class AmountNegative(Rejected):
-    """The amount must be positive; the type says which way it moves."""
-
-    status = 400
-
-
-class AmountTooPrecise(Rejected):
-    """The amount has more decimals than its currency has."""
-
-    status = 400
-
-
-class AmountTooLarge(Rejected):
-    """The amount is above the largest one a transaction may move."""
-
-    status = 400
-
-
-class UnknownCurrency(Rejected):
-    """The currency is not an ISO 4217 code of a currency with minor units."""
-
-    status = 400
-
+from app.errors.base import (
+    InvariantViolation as InvariantViolation,
+)
+from app.errors.base import (
+    LedgerError as LedgerError,
+)
+from app.errors.base import (
+    OutcomeUnknown as OutcomeUnknown,
+)
+from app.errors.base import (
+    Rejected as Rejected,
+)
+from app.errors.base import (
+    Unavailable as Unavailable,
+)
+from app.errors.form import (
+    AccountIdEmpty as AccountIdEmpty,
+)
+from app.errors.form import (
+    AccountIdMalformed as AccountIdMalformed,
+)
+from app.errors.form import (
+    AccountIdTooLong as AccountIdTooLong,
+)
+from app.errors.form import (
+    AmountExponent as AmountExponent,
+)
+from app.errors.form import (
+    AmountFloat as AmountFloat,
+)
+from app.errors.form import (
+    AmountNegative as AmountNegative,
+)
+from app.errors.form import (
+    AmountNotANumber as AmountNotANumber,
+)
+from app.errors.form import (
+    AmountTooLarge as AmountTooLarge,
+)
+from app.errors.form import (
+    AmountTooPrecise as AmountTooPrecise,
+)
+from app.errors.form import (
+    AmountZero as AmountZero,
+)
+from app.errors.form import (
+    BodyTimeout as BodyTimeout,
+)
+from app.errors.form import (
+    BodyTooLarge as BodyTooLarge,
+)
+from app.errors.form import (
+    IdempotencyKeyRequired as IdempotencyKeyRequired,
+)
+from app.errors.form import (
+    InvalidCursor as InvalidCursor,
+)
+from app.errors.form import (
+    InvalidIdempotencyKey as InvalidIdempotencyKey,
+)
+from app.errors.form import (
+    InvalidParameter as InvalidParameter,
+)
+from app.errors.form import (
+    InvalidValue as InvalidValue,
+)
+from app.errors.form import (
+    MalformedJson as MalformedJson,
+)
+from app.errors.form import (
+    MethodNotAllowed as MethodNotAllowed,
+)
+from app.errors.form import (
+    MissingField as MissingField,
+)
+from app.errors.form import (
+    NotFound as NotFound,
+)
+from app.errors.form import (
+    UnknownCurrency as UnknownCurrency,
+)
+from app.errors.form import (
+    UnknownField as UnknownField,
+)
+from app.errors.form import (
+    UnsupportedMediaType as UnsupportedMediaType,
+)
+from app.errors.form import (
+    WrongType as WrongType,
+)
 
 # Decisions.
 
@@ -304,6 +186,30 @@ class TransactionNotFound(Rejected):
 
 class InsufficientAvailable(Rejected):
     """The account's available balance is smaller than the amount."""
+
+
+class VersionMismatch(Rejected):
+    """The account's version is not the one that was expected."""
+
+    status = 409
+
+
+class AvailableBelowExpected(Rejected):
+    """Less is available than was expected."""
+
+    status = 409
+
+
+class AlreadyReversed(Rejected):
+    """The transaction was reversed before, and that is done once."""
+
+    status = 409
+
+
+class NotReversible(Rejected):
+    """The transaction cannot be reversed by itself."""
+
+    status = 409
 
 
 class BalanceLimitExceeded(Rejected):

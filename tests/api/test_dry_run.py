@@ -1,0 +1,166 @@
+"""`?dry_run=true`: what would happen, and nothing changed."""
+
+from typing import Any
+
+import httpx
+import pytest
+
+from app.settings import Settings
+from tests.api.test_transactions import opened
+from tests.conftest import serving
+
+TRANSFERS, GROUPS = "/api/v1/transfers", "/api/v1/groups"
+TRANSACTION = "/api/v1/transaction"
+
+
+async def dry(
+    api: httpx.AsyncClient, path: str, key: str | None = None, **fields: Any
+) -> httpx.Response:
+    headers = {"idempotency-key": key} if key else {}
+    return await api.post(f"{path}?dry_run=true", json=fields, headers=headers)
+
+
+def debit(amount: str = "40", **more: Any) -> dict[str, Any]:
+    return {"account_id": "A", "amount": amount, "type": "debit", **more}
+
+
+def transfer(amount: str, **more: Any) -> dict[str, Any]:
+    return {"debit_account_id": "A", "credit_account_id": "B", "amount": amount, **more}
+
+
+async def books(database: Any) -> list[Any]:
+    """How much there is of everything that is written."""
+    tables = ("journal_entries", "journal_batches", "idempotency_keys", "accounts", "holds")
+    return [await database.fetchval(f"SELECT count(*) FROM {table}") for table in tables]
+
+
+@pytest.fixture
+async def accounts(api: httpx.AsyncClient) -> None:
+    await opened(api)
+    await opened(api, "B", opening_balance="0")
+
+
+async def test_it_says_what_accounts_would_have_and_changes_nothing(
+    api: httpx.AsyncClient, accounts: None, database: Any
+) -> None:
+    before = await books(database)
+    account = {"account_id": "A", "currency": "USD", "available_balance": "60.00"}
+    foreseen = {"dry_run": True, "outcome": "accepted", "transaction_id": None}
+    answer = await dry(api, TRANSACTION, "k", **debit())
+    assert answer.status_code == 200
+    assert answer.json() == foreseen | {"accounts": [account]}
+    answer = await dry(api, TRANSFERS, "k", **transfer("40"))
+    other = {"account_id": "B", "currency": "USD", "available_balance": "40.00"}
+    assert answer.json() == foreseen | {"accounts": [account, other]}
+    answer = await dry(api, GROUPS, "k", transfers=[transfer("15"), transfer("25")])
+    assert answer.json() == foreseen | {"accounts": [account, other]}
+    assert await books(database) == before
+    first = await api.post(TRANSACTION, json=debit(), headers={"idempotency-key": "k"})
+    assert first.status_code == 201
+
+
+@pytest.mark.parametrize(
+    ("path", "fields", "code"),
+    [
+        (TRANSACTION, debit("101"), "insufficient_available"),
+        (TRANSACTION, debit("1.001"), "amount_too_precise"),
+        (TRANSACTION, debit(account_id="nobody"), "account_not_found"),
+        (TRANSACTION, debit(expect={"version": 9}), "version_mismatch"),
+        (TRANSACTION, debit(expect={"available_at_least": "101"}), "available_below_expected"),
+        (TRANSFERS, transfer("101"), "insufficient_available"),
+        (TRANSFERS, transfer("1", credit_account_id="nobody"), "account_not_found"),
+        (GROUPS, {"transfers": [transfer("60"), transfer("41")]}, "insufficient_available"),
+    ],
+)
+async def test_what_would_be_refused_is_refused_alike(
+    api: httpx.AsyncClient,
+    accounts: None,
+    database: Any,
+    path: str,
+    fields: dict[str, Any],
+    code: str,
+) -> None:
+    before = await books(database)
+    foreseen = await dry(api, path, **fields)
+    assert await books(database) == before
+    told = await api.post(path, json=fields)
+    assert foreseen.status_code == told.status_code >= 400
+    assert foreseen.json()["code"] == code
+    mine, real = ({**each.json(), "request_id": ""} for each in (foreseen, told))
+    assert mine == real
+
+
+async def test_a_repetition_is_foreseen(api: httpx.AsyncClient, accounts: None) -> None:
+    first = await api.post(TRANSACTION, json=debit(), headers={"idempotency-key": "k"})
+    moved = await api.post(TRANSFERS, json=transfer("10"), headers={"idempotency-key": "t"})
+    again = (await dry(api, TRANSACTION, "k", **debit())).json()
+    assert again["outcome"] == "replayed"
+    assert again["transaction_id"] == first.json()["transaction_id"]
+    assert again["accounts"][0]["available_balance"] == "50.00"
+    again = (await dry(api, TRANSFERS, "t", **transfer("10"))).json()
+    assert (again["outcome"], again["transaction_id"]) == ("replayed", moved.json()["transfer_id"])
+    for path, key, fields in (
+        (TRANSACTION, "k", debit("41")),
+        (TRANSFERS, "k", transfer("1")),
+        (TRANSACTION, "t", debit()),
+    ):
+        refused = await dry(api, path, key, **fields)
+        assert refused.json()["code"] == "idempotency_key_reused"
+
+
+async def test_a_reversal_is_foreseen(api: httpx.AsyncClient, accounts: None) -> None:
+    original = (await api.post(TRANSACTION, json=debit())).json()["transaction_id"]
+    path = f"/api/v1/transactions/{original}/reversal"
+    foreseen = (await dry(api, path)).json()
+    assert foreseen["accounts"][0]["available_balance"] == "100.00"
+    assert "reversed_by" not in (await api.get(f"/api/v1/transactions/{original}")).json()
+    await api.post(path)
+    assert (await dry(api, path)).json()["outcome"] == "replayed"
+    assert (await dry(api, path, "other")).json()["code"] == "already_reversed"
+
+
+@pytest.mark.parametrize("value", ["", "yes", "1", "true&dry_run=false"])
+async def test_anything_but_true_or_false_is_refused(
+    api: httpx.AsyncClient, accounts: None, database: Any, value: str
+) -> None:
+    before = await books(database)
+    answer = await api.post(f"{TRANSACTION}?dry_run={value}", json=debit())
+    assert (answer.status_code, answer.json()["code"]) == (400, "invalid_parameter")
+    assert await books(database) == before
+    assert (await api.post(f"{TRANSACTION}?dry_run=false", json=debit())).status_code == 201
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "fields"),
+    [
+        ("POST", "/api/v1/accounts", {"account_id": "C"}),
+        ("PATCH", "/api/v1/accounts/A", {"credit_limit": "5"}),
+        ("POST", "/api/v1/transactions", {"transactions": [debit()]}),
+        ("POST", "/api/v1/holds", {"account_id": "A", "amount": "1"}),
+        ("POST", "/test/accounts", {"accounts": [{"account_id": "C"}]}),
+        ("DELETE", "/test/cleanup", None),
+    ],
+)
+async def test_what_has_no_dry_run_is_refused_and_not_done(
+    api: httpx.AsyncClient,
+    accounts: None,
+    database: Any,
+    method: str,
+    path: str,
+    fields: dict[str, Any] | None,
+) -> None:
+    before = await books(database)
+    answer = await api.request(method, f"{path}?dry_run=true", json=fields)
+    assert (answer.status_code, answer.json()["pointer"]) == (400, "/dry_run")
+    assert await books(database) == before
+
+
+async def test_what_is_frozen_is_foreseen_without_redis_as_well(
+    settings: Settings, redis_client: Any
+) -> None:
+    async with serving(settings) as api:
+        await opened(api)
+        await api.patch("/api/v1/accounts/A", json={"frozen": "debit"})
+        assert (await dry(api, TRANSACTION, **debit())).json()["code"] == "account_frozen"
+        redis_client.flushall()
+        assert (await dry(api, TRANSACTION, **debit())).json()["code"] == "account_frozen"
