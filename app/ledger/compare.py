@@ -207,8 +207,8 @@ def _differences(
     ]
     reserved_count = sum(not is_journaled(flight, journaled) for flight in flights)
     if int(fields["entries"]) != row["entries"] + reserved_count:
-        wanted_text = f"{row['entries']} entries and {reserved_count} reserved"
-        differing.append(_mismatch("redis_entries", row, wanted_text, fields["entries"]))
+        wanted = str(row["entries"] + reserved_count)
+        differing.append(_mismatch("redis_entries", row, wanted, fields["entries"]))
     stop = fields.get("stop", "")
     if stop != row["stop"]:
         differing.append(_mismatch("redis_stop", row, f"'{row['stop']}'", f"'{stop}'"))

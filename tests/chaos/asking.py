@@ -7,6 +7,7 @@ from tests.chaos.history import Outcome, Sending
 
 _NOTHING_CHANGED = frozenset({409, 429, 503})
 _OUTCOME_UNKNOWN_CODES = frozenset({"journal_outcome_unknown", "outcome_unknown"})
+_DECIDED_CODES = frozenset({"version_mismatch", "already_reversed"})
 _OK, _CREATED = 200, 201
 
 
@@ -51,7 +52,7 @@ def _judge(answer: Answer, api: str, started: float, ended: float) -> Sending:
         sending.outcome = Outcome.ACCEPTED if is_told else Outcome.BROKEN
     elif sending.code in _OUTCOME_UNKNOWN_CODES:
         sending.outcome = Outcome.UNKNOWN
-    elif answer.status in _NOTHING_CHANGED and sending.code:
+    elif answer.status in _NOTHING_CHANGED and sending.code and sending.code not in _DECIDED_CODES:
         sending.outcome = Outcome.DEFERRED
     elif 400 <= answer.status < 500:
         sending.outcome = Outcome.REFUSED

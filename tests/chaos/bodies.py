@@ -11,10 +11,12 @@ def body_of(operation: Operation, account: Account, is_other_body: bool) -> dict
         return _group_body(operation, account, is_other_body)
     if operation.holds:
         return _hold_body(operation, account, is_other_body)
+    if operation.reverses is not None:
+        return {"reference": operation.reference}
     amount = operation.amount
     if is_other_body:
         amount = major(operation.amount_minor + 1, account.exponent)
-    body = {
+    body: dict[str, Any] = {
         "account_id": operation.account_id,
         "amount": amount,
         "type": "credit" if operation.is_credit else "debit",
@@ -22,6 +24,8 @@ def body_of(operation: Operation, account: Account, is_other_body: bool) -> dict
     }
     if operation.transaction_id is not None:
         body["id"] = operation.transaction_id
+    if operation.version is not None:
+        body["expect"] = {"version": operation.version}
     return body
 
 

@@ -4,7 +4,7 @@ Pure: it gets a history and facts and returns violations. Each one is provable f
 given; where an outcome was unknown to every client, both ends are allowed.
 """
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from decimal import Decimal
 from typing import Any, NamedTuple
@@ -30,6 +30,7 @@ MAY_PASS = IN_FLIGHT | {
     "ruling_epoch_has_no_token",
     "loaded_set_differs",
     "redis_available_differs",
+    "redis_entries_differ",
     "redis_split_differs",
 }
 
@@ -56,7 +57,7 @@ def check(
     """
     found = [*check_operations(history, facts), *check_reads(history), *check_prefixes(facts)]
     found += [*check_keys(history, facts), *check_settlement(facts), *check_views(facts)]
-    found += check_verifications(facts, explained)
+    found += [*check_verifications(facts, explained), *check_once(history, facts)]
     if is_whole:
         found += [*check_conservation(facts), *check_batches(facts)]
     if facts.redis is not None:
@@ -108,6 +109,21 @@ def _wrong_rows(operation: Operation, rows: list[EntryRow]) -> Iterator[str]:
         yield "answer_names_another_row"
 
 
+def check_once(history: History, facts: Facts) -> Iterator[Violation]:
+    """A version that was read is good for one transaction, and one is taken back once."""
+    there = {entry.reference for entry in facts.entries}
+    used: dict[tuple[str, object], list[str]] = defaultdict(list)
+    for operation in history.operations:
+        if operation.reference in there and operation.version is not None:
+            used[operation.account_id, operation.version].append(operation.reference)
+        if operation.reference in there and operation.reverses is not None:
+            used["reversal", operation.reverses].append(operation.reference)
+    for (subject, what), references in used.items():
+        if len(references) > 1:
+            kind = "reversed_twice" if subject == "reversal" else "one_version_two_transactions"
+            yield Violation(kind, f"{subject} {what}", {"references": references})
+
+
 def _told(sending: Sending) -> Iterator[str]:
     """The ids of the movements that an answer names."""
     if "transfers" in sending.fields:
@@ -155,7 +171,8 @@ def _stays_taken(row: FoundRow) -> bool:
     """Tell whether Redis holds back what PostgreSQL has to spend; the other way is an error."""
     if row.kind == "redis_available":
         return Decimal(row.found) < Decimal(row.expected)
-    return row.kind == "redis_incoming" and Decimal(row.found) > Decimal(row.expected)
+    stays = ("redis_incoming", "redis_entries")
+    return row.kind in stays and Decimal(row.found) > Decimal(row.expected)
 
 
 def check_keys(history: History, facts: Facts) -> Iterator[Violation]:
@@ -301,6 +318,7 @@ def balances(facts: Facts) -> dict[str, Balance]:
 def check_redis(facts: Facts) -> Iterator[Violation]:
     """To the cent what PostgreSQL holds, for every loaded account, and nothing left in flight."""
     held, expected = facts.redis, balances(facts)
+    counts = Counter(entry.account_id for entry in facts.entries)
     if held is None or facts.ruling.mode != "redis":
         return
     epoch = str(facts.ruling.epoch)
@@ -324,6 +342,8 @@ def check_redis(facts: Facts) -> Iterator[Violation]:
         if account_id not in expected:
             yield Violation("redis_knows_an_account_that_is_not", account_id, detail)
             continue
+        if fields.get("entries") != str(counts[account_id]):
+            yield Violation("redis_entries_differ", account_id, detail)
         if fields.get("available") != str(expected[account_id].available):
             yield Violation("redis_available_differs", account_id, detail)
         elif not _is_a_state_passed_through(

@@ -69,7 +69,8 @@ class Operation(msgspec.Struct, eq=False):
 
     One with `transfers`, as (debit, credit, amount in minor units), is a group of them; its account
     and amount are those of the first one's debit. One that `holds` sets its amount aside, for
-    `hold_for` if anybody, and `acts` are what was tried with it.
+    `hold_for` if anybody, and `acts` are what was tried with it. One with a `version` expects its
+    account to have that, as it was read; one that `reverses` takes that transaction back.
     """
 
     reference: str
@@ -85,6 +86,8 @@ class Operation(msgspec.Struct, eq=False):
     hold_for: str | None = None
     expires_in_s: int | None = None
     acts: list[HoldAct] = []
+    version: int | None = None
+    reverses: str | None = None
 
     @property
     def movements(self) -> list[tuple[str, int]]:

@@ -9,7 +9,7 @@ import random
 import time
 import uuid
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from tests.chaos.asking import ask
 from tests.chaos.bodies import act_body, body_of, major
@@ -49,6 +49,8 @@ class Habits(NamedTuple):
     transfers: float = 0.25
     holds: float = 0.2
     drain: float = 0.06
+    conditional: float = 0.1
+    reverse: float = 0.08
     without_name: float = 0.06
     with_own_id: float = 0.15
     double: float = 0.12
@@ -183,6 +185,8 @@ class Load:
                 self._make_hold(operation, rng)
             elif rng.random() < self.habits.drain:
                 await self._take_all(clients, operation, rng)
+            elif rng.random() < self.habits.conditional:
+                await self._expect_a_version(clients, operation, rng)
             operations.append(operation)
             await self._pursue(clients, operation, rng)
         for client in clients.values():
@@ -272,17 +276,29 @@ class Load:
     ) -> None:
         """Make an operation a debit of all its account has, so that any cent too much shows."""
         account = self._history.accounts[operation.account_id]
+        balance = await self._balance(clients, operation, rng)
+        amount_minor = int(str(balance.get("available_balance", "0")).replace(".", ""))
+        if amount_minor > 0:
+            operation.is_credit, operation.amount_minor = False, amount_minor
+            operation.amount = major(amount_minor, account.exponent)
+
+    async def _expect_a_version(
+        self, clients: dict[str, HttpClient], operation: Operation, rng: random.Random
+    ) -> None:
+        """Make an operation good for the version that its account has now."""
+        operation.version = (await self._balance(clients, operation, rng)).get("version")
+
+    async def _balance(
+        self, clients: dict[str, HttpClient], operation: Operation, rng: random.Random
+    ) -> dict[str, Any]:
+        """Read the balance of an operation's account from any instance; nothing if none answers."""
         client = clients[rng.choice(list(clients))]
-        path = f"/api/v1/balance/{account.account_id}"
+        path = f"/api/v1/balance/{operation.account_id}"
         try:
             answer = await client.request("GET", path, SHORT_PATIENCE_S)
         except (NotSent, Lost):
-            return
-        available = fields_of(answer.body).get("available_balance", "0")
-        amount_minor = int(str(available).replace(".", ""))
-        if answer.status == _OK and amount_minor > 0:
-            operation.is_credit, operation.amount_minor = False, amount_minor
-            operation.amount = major(amount_minor, account.exponent)
+            return {}
+        return fields_of(answer.body) if answer.status == _OK else {}
 
     async def _pursue(
         self, clients: dict[str, HttpClient], operation: Operation, rng: random.Random
@@ -324,12 +340,40 @@ class Load:
             await self._work_hold(clients, operation, accepted, rng)
         draw = rng.random()
         habits = self.habits
+        if not operation.transfers and not operation.holds and operation.reverses is None:
+            for number in range(rng.choice((1, 1, 2)) if rng.random() < habits.reverse else 0):
+                await self._reverse(clients, operation, accepted, rng, number)
+        if operation.reverses is not None:
+            return
         if operation.is_named and draw < habits.repeat_accepted:
             await self._send(clients, operation, rng, SHORT_PATIENCE_S)
         elif operation.is_named and draw < habits.repeat_accepted + habits.other_body:
             await self._send(clients, operation, rng, SHORT_PATIENCE_S, is_other_body=True)
         elif draw > 1 - habits.read_back:
             await self._read_back(clients, operation, accepted, rng)
+
+    async def _reverse(
+        self,
+        clients: dict[str, HttpClient],
+        operation: Operation,
+        accepted: Sending,
+        rng: random.Random,
+        number: int,
+    ) -> None:
+        """Take a transaction back, under a key of its own."""
+        reference = f"{operation.reference}.r{number}"
+        reversal = Operation(
+            reference=reference,
+            account_id=operation.account_id,
+            amount=operation.amount,
+            amount_minor=operation.amount_minor,
+            is_credit=not operation.is_credit,
+            key=f"k:{reference}",
+            sendings=[],
+            reverses=str(accepted.fields.get("transaction_id")),
+        )
+        self._history.operations.append(reversal)
+        await self._pursue(clients, reversal, rng)
 
     async def _read_back(
         self,
@@ -384,6 +428,8 @@ class Load:
         body = body_of(operation, self._history.accounts[operation.account_id], is_other_body)
         path = GROUP_PATH if operation.transfers else TRANSACTION_PATH
         path = HOLD_PATH if operation.holds else path
+        if operation.reverses is not None:
+            path = f"/api/v1/transactions/{operation.reverses}/reversal"
         sending = await ask(client, api, path, body, operation.key, patience_s, self)
         sending.is_other_body = is_other_body
         operation.sendings.append(sending)

@@ -99,6 +99,7 @@ def clean() -> tuple[History, Facts]:
 
 def held(**more: str) -> dict[str, str]:
     fields = {"available": "85", "incoming": "0", "settled": "60", "version": "2"}
+    fields["entries"] = "3"
     return {**fields, "pending_debit": "0", "pending_credit": "25", **more}
 
 
@@ -159,6 +160,18 @@ def break_an_answer(history: History, facts: Facts) -> Facts:
 
 def not_find_what_was_accepted(history: History, facts: Facts) -> Facts:
     history.invisible.append(Invisible(history.operations[0], "api2", 2.0, "404"))
+    return facts
+
+
+def use_a_version_twice(history: History, facts: Facts) -> Facts:
+    for each in history.operations[:2]:
+        each.version = 1
+    return facts
+
+
+def take_back_twice(history: History, facts: Facts) -> Facts:
+    for each in history.operations[:2]:
+        each.reverses = "t0"
     return facts
 
 
@@ -249,6 +262,8 @@ PLANTED: list[tuple[Plant, str]] = [
     (accept_another_body, "other_body_not_refused_as_reused"),
     (break_an_answer, "broken_answer"),
     (not_find_what_was_accepted, "accepted_and_not_visible"),
+    (use_a_version_twice, "one_version_two_transactions"),
+    (take_back_twice, "reversed_twice"),
     (invent_a_row, "row_nobody_asked_for"),
     (lose_a_key, "key_and_row_disagree"),
     (keep_a_key_without_row, "key_without_row"),
@@ -264,6 +279,7 @@ PLANTED: list[tuple[Plant, str]] = [
     (journal_after_the_epoch, "journaled_after_its_epoch"),
     (lose_a_batch, "row_without_batch"),
     (show_another_balance, "view_differs"),
+    (in_redis(accounts={"A": held(entries="4")}), "redis_entries_differ"),
     (in_redis(accounts={"A": held(available="84")}), "redis_available_differs"),
     (in_redis(accounts={"A": held(settled="85", pending_credit="0")}), "redis_split_differs"),
     (in_redis(accounts={"A": held(version="1")}), "redis_split_differs"),
@@ -336,7 +352,7 @@ def test_an_unknown_outcome_may_have_been_applied_or_not() -> None:
         views={"A": view},
         batches=[*facts.batches[:-1], BatchRow(4, "PENDING", EPOCH, 1, 1)],
         redis=RedisFacts(
-            True, {"A": held(available="84", pending_debit="1")}, frozenset({"A"}), {}
+            True, {"A": held(available="84", pending_debit="1", entries="4")}, frozenset({"A"}), {}
         ),
     )
     assert check(history, facts) == []
