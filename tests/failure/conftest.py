@@ -223,6 +223,7 @@ def put_in_flight(
     flight = f"{key.partition('account:')[0]}flight"
     record = "\n".join(("[{},{},{}]", key, f"1 {change_minor}", name))
     redis_client.hset(flight, str(attempt_id), record)
+    redis_client.hincrby(key, "entries", 1)
     if change_minor > 0:
         redis_client.hincrby(key, "incoming", change_minor)
     else:
