@@ -7,6 +7,7 @@ PostgreSQL; everything else is as in production.
 import asyncio
 import itertools
 import os
+import shutil
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
@@ -28,14 +29,19 @@ from app.ledger.model import AccountRequest
 from app.main import server_config
 from app.settings import Http, Ledger, Postgres, Redis, Reliability, Settings
 
+_MEMORY_BYTES_MIN = 4 * 1024**3
 _TEMPLATE = "template_subbalance"
 _database_numbers = itertools.count(1)
 
 
 @pytest.fixture(scope="session")
 def servers_folder() -> Iterator[Path]:
-    """A short path, because a unix socket's path may not be long."""
-    with tempfile.TemporaryDirectory(prefix="sb-") as folder:
+    """A short path, because a unix socket's path may not be long; in memory where there is room,
+    for each test has a database of its own, and most of its time would go into files.
+    """
+    memory = Path("/dev/shm")
+    has_room = memory.is_dir() and shutil.disk_usage(memory).free > _MEMORY_BYTES_MIN
+    with tempfile.TemporaryDirectory(prefix="sb-", dir=memory if has_room else None) as folder:
         Path(folder).chmod(0o755)
         yield Path(folder)
 
