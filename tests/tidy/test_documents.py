@@ -3,8 +3,10 @@
 import re
 from pathlib import Path
 
+import msgspec
 import pytest
 
+from app.ledger.schemas import BalanceAnswer, PendingAnswer, TransactionAnswer
 from app.settings import load_settings
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -60,6 +62,29 @@ def test_every_setting_is_documented_and_every_documented_one_is_read() -> None:
         for name in re.findall(r"`([A-Z_]+)`", line.split("|")[1])
     }
     assert documented == recorder.asked
+
+
+@pytest.mark.parametrize(
+    ("beginning", "answer"),
+    [
+        ('{"success":true,"message"', TransactionAnswer),
+        ('{"account_id":"ACC001","currency":"USD","settled_balance"', BalanceAnswer),
+        ('{"account_id":"ACC001","currency":"USD","count"', PendingAnswer),
+    ],
+)
+def test_an_answer_in_the_readme_has_the_fields_of_the_real_one(
+    beginning: str, answer: type[msgspec.Struct]
+) -> None:
+    text = (ROOT / "README.md").read_text()
+    places = [match.start() for match in re.finditer(f"^{re.escape(beginning)}", text, re.M)]
+    assert places
+    for place in places:
+        shown = re.split(r"\n\n|\n```", text[place:])[0]
+        # What is nested, or left out at the end, is not compared.
+        fields = re.findall(r'"(\w+)":', shown.partition("[{")[0])
+        is_cut = shown.rstrip().endswith("...")
+        whole = list(answer.__struct_fields__)
+        assert fields == (whole[: len(fields)] if is_cut else whole)
 
 
 def test_every_direct_dependency_has_its_reason() -> None:
