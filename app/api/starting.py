@@ -79,7 +79,9 @@ class Opening:
                     self._set_ledger(self._starting)
                 return
             except errors.LedgerError as error:
-                if not isinstance(error, errors.Unavailable) and not self._tried.is_set():
+                is_outdated = isinstance(error, errors.InstanceOutdated)
+                may_end = isinstance(error, errors.Unavailable) and not is_outdated
+                if not may_end and not self._tried.is_set():
                     raise
                 if error.detail != self._starting.waits_for:
                     _log.warning("waits: %s", error.detail)

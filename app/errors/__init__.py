@@ -264,6 +264,10 @@ class Starting(Unavailable):
     """This instance is starting; it waits for PostgreSQL."""
 
 
+class InstanceOutdated(Unavailable):
+    """A newer version of the service rules; this instance decides no more and is to be replaced."""
+
+
 class PostgresUnavailable(Unavailable):
     """PostgreSQL does not answer; nothing changed."""
 

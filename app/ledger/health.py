@@ -64,7 +64,7 @@ class HealthCheck:
             epoch=self._mode.epoch,
             settler_lag_ms=facts.settler_lag_ms,
             queue_items=sum(each.waiting_count for each in self._batchers),
-            ready=decides and postgres.ok and running,
+            ready=decides and postgres.ok and running and not self._mode.is_outdated,
             features={
                 "redis_fallback": rules.redis_fallback,
                 "circuit_breaker": rules.circuit_breaker,
@@ -100,6 +100,8 @@ class HealthCheck:
     def _admission(self) -> ComponentHealth:
         waiting = max(each.waiting_count for each in self._batchers)
         running = self._is_running
+        if self._mode.is_outdated:
+            return ComponentHealth(ok=False, detail="a newer version of the service rules")
         return ComponentHealth(
             ok=running and waiting < self._settings.ledger.queue_items,
             detail=f"{waiting} requests wait" if running else "a slot has ended",

@@ -73,6 +73,12 @@ class ModeKeeper:
         self._lock = asyncio.Lock()
         self._current: Ruling | None = None
         self._token_seen = ""
+        self._is_outdated = False
+
+    @property
+    def is_outdated(self) -> bool:
+        """Tell whether a newer version of the service rules, so that this one decides nothing."""
+        return self._is_outdated
 
     @property
     def current(self) -> Ruling:
@@ -115,7 +121,7 @@ class ModeKeeper:
         `doubted_epoch` is the epoch a call was fenced in; when another one has been learnt since,
         that is the answer. `lost` says why Redis cannot be used in that epoch any more,
         `without_redis` that it does not answer, so the epoch must end. One caller at a time.
-        Raises `RedisUnavailable`, `PostgresUnavailable` or `UnusableDatabase`.
+        Raises `RedisUnavailable`, `PostgresUnavailable`, `InstanceOutdated` or `UnusableDatabase`.
         """
         async with self._lock:
             if self._current is not None and self._current.epoch != doubted_epoch:
@@ -156,15 +162,19 @@ class ModeKeeper:
         return None
 
     async def read_state(self) -> Any:
-        """Read the shard's row; raises `PostgresUnavailable` or `UnusableDatabase`."""
+        """Read the shard's row.
+
+        Raises `PostgresUnavailable`, `InstanceOutdated` or `UnusableDatabase`.
+        """
         try:
             state = await self._pool.fetchrow(QUERIES["shard_state"], SHARD)
         except ALL_POSTGRES_ERRORS as exc:
             raise errors.PostgresUnavailable(f"PostgreSQL does not answer: {exc}") from exc
         if state is None or state["shard_count"] != 1:
             raise errors.UnusableDatabase("The database is laid out for another number of shards.")
-        if state["protocol_version"] > PROTOCOL_VERSION:
-            raise errors.UnusableDatabase("A newer version of the service rules this database.")
+        self._is_outdated = state["protocol_version"] > PROTOCOL_VERSION
+        if self._is_outdated:
+            raise errors.InstanceOutdated
         return state
 
     def _adopt(self, ruling: Ruling) -> Ruling:

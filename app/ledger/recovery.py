@@ -41,7 +41,7 @@ class Recovery:
     async def step(self) -> None:
         """Probe once where that is called for, and open an epoch after enough good answers.
 
-        Raises `PostgresUnavailable` or `UnusableDatabase`.
+        Raises `PostgresUnavailable`, `InstanceOutdated` or `UnusableDatabase`.
         """
         state = await self._mode.read_state()
         forced = state["forced_mode"]

@@ -4,12 +4,15 @@ import asyncio
 import signal
 from typing import Any
 
+import httpx
 import pytest
 
 from app import errors
+from app.api.starting import Opening
 from app.bootstrap import Services, WorkerServices, open_services
 from app.infra.postgres import POSTGRES_ERRORS, open_pool
 from app.ledger.codes import Mode
+from app.ledger.mode import PROTOCOL_VERSION
 from app.ledger.model import Acceptance
 from app.settings import Settings
 from tests.conftest import OpenAccount, eventually
@@ -252,3 +255,42 @@ async def test_instances_wait_for_a_token_that_is_about_to_be_written(
     assert mode_of(services) is Mode.REDIS
     modes = await database.fetch("SELECT mode FROM ledger_epochs ORDER BY epoch")
     assert [row["mode"] for row in modes] == ["redis", "postgres", "redis"]
+
+
+async def newer_process_rules(database: Any, mode: Mode) -> None:
+    """Open an epoch as the first process of a newer version does."""
+    await database.execute(
+        "SELECT open_epoch_v1(shard, epoch, $1, redis_run_id, redis_replication_id, 'newer', $2,"
+        " 'a newer version') FROM ledger_shards",
+        mode,
+        PROTOCOL_VERSION + 1,
+    )
+
+
+@pytest.mark.parametrize("mode", [Mode.REDIS, Mode.POSTGRES])
+async def test_an_instance_of_an_older_version_decides_nothing_and_is_not_ready(
+    api: httpx.AsyncClient, database: Any, mode: Mode
+) -> None:
+    """Whoever balances the load sends its clients elsewhere, and they may ask again there."""
+    credit = {"account_id": "A", "amount": "1", "type": "credit"}
+    await api.post("/api/v1/accounts", json={"account_id": "A"})
+    assert (await api.post("/api/v1/transaction", json=credit)).status_code == 201
+    await newer_process_rules(database, mode)
+    for _ in range(2):
+        refused = await api.post("/api/v1/transaction", json=credit)
+        assert (refused.status_code, refused.json()["code"]) == (503, "instance_outdated")
+        assert refused.headers["retry-after"]
+    assert (await api.get("/health/ready")).status_code == 503
+    assert (await api.get("/api/v1/balance/A")).json()["available_balance"] == "1.00"
+    recorded = await database.fetchrow("SELECT epoch, redis_token FROM ledger_shards")
+    assert tuple(recorded) == (2, "newer")
+
+
+async def test_an_instance_of_an_older_version_does_not_start(
+    settings: Settings, services: Services, database: Any
+) -> None:
+    await newer_process_rules(database, Mode.REDIS)
+    opening = Opening(settings, lambda _: None)
+    with pytest.raises(errors.InstanceOutdated):
+        await opening.first_attempt()
+    await opening.close()
