@@ -1,6 +1,8 @@
 """What the documents say about the code is so."""
 
+import ast
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
@@ -85,6 +87,40 @@ def test_an_answer_in_the_readme_has_the_fields_of_the_real_one(
         is_cut = shown.rstrip().endswith("...")
         whole = list(answer.__struct_fields__)
         assert fields == (whole[: len(fields)] if is_cut else whole)
+
+
+def _mismatches(source: str) -> Iterator[str]:
+    """The kinds a module can report: what it names at once, and the tables it takes names from."""
+    for function in ast.walk(ast.parse(source)):
+        if not isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef):
+            continue
+        nodes = list(ast.walk(function))
+        calls = [each for each in nodes if isinstance(each, ast.Call)]
+        named = [
+            call.args[0] if call.args else next(k.value for k in call.keywords if k.arg == "kind")
+            for call in calls
+            if isinstance(call.func, ast.Name)
+            and call.func.id in {"Mismatch", "_mismatch", "_differing"}
+        ]
+        tables = [each for each in nodes if isinstance(each, ast.Dict)]
+        if any(isinstance(kind, ast.Name) for kind in named):
+            named += [key for table in tables for key in table.keys if key is not None]
+        for kind in named:
+            if isinstance(kind, ast.Constant):
+                yield str(kind.value)
+
+
+def test_every_mismatch_is_explained_and_every_explained_one_can_be_reported() -> None:
+    reported = {
+        kind
+        for name in ("verify.py", "compare.py")
+        for kind in _mismatches((ROOT / "app/ledger" / name).read_text())
+    }
+    table = (ROOT / "docs/operations.md").read_text().partition("| mismatch |")[2]
+    rows = table.partition("\n\n")[0].splitlines()[2:]
+    explained = [kind for row in rows for kind in re.findall(r"`(\w+)`", row.split("|")[1])]
+    assert len(reported) >= len(rows) > 1
+    assert sorted(explained) == sorted(reported)
 
 
 def test_every_direct_dependency_has_its_reason() -> None:
