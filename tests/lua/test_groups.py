@@ -66,11 +66,15 @@ async def test_the_credits_of_a_group_fund_none_of_its_debits(scripts: Scripts) 
     assert words_of(reply, 4) == [OTHER, SHORT, OTHER, OTHER]
 
 
-async def test_what_a_refused_group_would_have_brought_is_taken_back(scripts: Scripts) -> None:
+@pytest.mark.parametrize("unit", [1, 10**16], ids=["small", "large"])
+async def test_what_a_refused_group_would_have_brought_is_taken_back(
+    scripts: Scripts, unit: int
+) -> None:
     """Its first credit had room, its second has not; the group beside it is admitted."""
-    await loaded(scripts, A=100, B=0, C=95)
-    accounts = {"A": ["-20", "-10", "-7"], "B": ["20", "7"], "C": ["10"]}
-    reply = await scripts.admit_groups(accounts, "1,2,4,6;3,5", balance_max="100")
+    await loaded(scripts, A=100 * unit, B=0, C=95 * unit)
+    changes = {"A": [-20, -10, -7], "B": [20, 7], "C": [10]}
+    accounts = {name: [str(change * unit) for change in some] for name, some in changes.items()}
+    reply = await scripts.admit_groups(accounts, "1,2,4,6;3,5", balance_max=str(100 * unit))
     assert words_of(reply, 6) == [
         OTHER,
         OTHER,
@@ -80,9 +84,9 @@ async def test_what_a_refused_group_would_have_brought_is_taken_back(scripts: Sc
         "balance_limit_exceeded",
     ]
     assert await fields(scripts, "A", "B", "C") == {
-        "A": (93, 0, 7),
-        "B": (0, 7, 0),
-        "C": (95, 0, 0),
+        "A": (93 * unit, 0, 7 * unit),
+        "B": (0, 7 * unit, 0),
+        "C": (95 * unit, 0, 0),
     }
 
 

@@ -19,8 +19,8 @@ GROUP_GUARDS = (
     Guard(
         "what_it_would_have_brought_as_well",
         "lua/admit_groups.lua",
-        "account[1], account[2], account[3], account[4] = undo[i][2], undo[i][3],",
-        "account[1], account[2], account[3], account[4] = undo[i][2], undo[i][3], account[3] or",
+        "undo[i][2], undo[i][3], undo[i][4], undo[i][5]",
+        "undo[i][2], undo[i][3], account[3] or undo[i][4], account[4] or undo[i][5]",
         LUA_GROUPS,
     ),
     Guard(

@@ -287,6 +287,13 @@ GUARDS: tuple[Guard, ...] = (
         SWITCHES,
     ),
     Guard(
+        "older_versions_decide_no_more",
+        "app/ledger/mode.py",
+        'self._is_outdated = state["protocol_version"] > PROTOCOL_VERSION',
+        "self._is_outdated = False",
+        SWITCHES,
+    ),
+    Guard(
         "debits_are_told_when_nothing_follows",
         "app/ledger/batcher.py",
         "            self._let_finish()\n",

@@ -12,7 +12,15 @@ from app.ledger.schemas import BalanceAnswer, PendingAnswer, TransactionAnswer
 from app.settings import load_settings
 
 ROOT = Path(__file__).resolve().parents[2]
-NAMES = ("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "docs/regressions.md")
+NAMES = (
+    "README.md",
+    "ARCHITECTURE.md",
+    "CONTRIBUTING.md",
+    "docs/operations.md",
+    "docs/performance.md",
+    "docs/regressions.md",
+    "docs/reliability.md",
+)
 DOCUMENTS = [*(ROOT / name for name in NAMES), *sorted((ROOT / "docs/decisions").glob("*.md"))]
 PATH = re.compile(r"`((?:app|lua|sql|tests|bench|docs)/[\w./-]*)(?:::(\w+))?`")
 ARCHITECTURE_LINES_MAX = 200
