@@ -3,6 +3,7 @@
 Exits 0 when the tests named for each guard fail without it. Nothing here is changed.
 """
 
+import re
 import shutil
 import subprocess
 import sys
@@ -46,7 +47,7 @@ def notices(guard: Guard) -> str:
     if done.returncode != _TESTS_FAILED or not failed:
         print(done.stdout[-2_000:])
         return ""
-    return failed[0].removeprefix("FAILED ").partition(" - ")[0]
+    return re.split(r" - |\[", failed[0].removeprefix("FAILED "))[0]
 
 
 def main(names: list[str]) -> int:
