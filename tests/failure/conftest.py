@@ -20,6 +20,7 @@ from app.kit.money import currency_exponent
 from app.ledger.flights import Flight, FlightRecord, read_record
 from app.ledger.model import AccountRequest
 from app.ledger.pipeline import Pipeline
+from app.ledger.reaper import ReapedCount
 from app.settings import Settings
 from tests.conftest import eventually
 from tests.failure.proxy import FaultyProxy, proxied
@@ -111,6 +112,10 @@ async def other(settings: Settings) -> AsyncIterator[Services]:
         yield services
 
 
+# A reservation may be in flight for so long.
+AGE_S = 10.0
+
+
 class Clock:
     """A clock turned by hand."""
 
@@ -127,6 +132,13 @@ def clock(worker: WorkerServices) -> Clock:
     clock = Clock()
     worker.reaper._clock = clock
     return clock
+
+
+async def reaped_later(worker: WorkerServices, clock: Clock) -> ReapedCount:
+    """What the reaper ends that it sees now and, when it may be in flight no more, again."""
+    await worker.reaper.step()
+    clock.now += AGE_S
+    return await worker.reaper.step()
 
 
 @contextlib.asynccontextmanager

@@ -8,7 +8,28 @@ from typing import Any
 import pytest
 
 from app.bootstrap import Services, WorkerServices
-from tests.failure.conftest import pipeline_of
+from tests.conftest import eventually
+from tests.failure.conftest import Behind, pipeline_of
+from tests.failure.proxy import CONFIRM
+
+LOST_KEY = "lost"
+LOST_REPLIES = pytest.mark.parametrize(
+    ("step", "times"),
+    [(step, times) for step in ("admit", "journal", "confirm") for times in (1, 2)],
+)
+
+
+@asynccontextmanager
+async def losing_replies(behind: Behind, step: str, times: int) -> AsyncIterator[None]:
+    """Lose the replies to a step of what is sent meanwhile under the key `LOST_KEY`, each after it
+    was executed; so many of them were lost in the end.
+    """
+    key = LOST_KEY.encode()
+    marker = {"admit": b"0:key:" + key, "journal": b"key:" + key, "confirm": CONFIRM}[step]
+    proxy = behind.postgres if step == "journal" else behind.redis
+    proxy.lose_reply_to(marker, times)
+    yield
+    await eventually(lambda: proxy.lost_count == times)
 
 
 @asynccontextmanager

@@ -2,12 +2,16 @@
 
 from typing import Any
 
+import pytest
+
 from app.bootstrap import Services, WorkerServices
 from app.ledger.codes import Mode
 from app.ledger.model import Acceptance
 from tests.conftest import eventually
 from tests.failure.conftest import pipeline_of
 from tests.integration.test_controls import CONTROL
+
+MODES = pytest.mark.parametrize("mode", [Mode.REDIS, Mode.POSTGRES])
 
 
 def mode_of(services: Services) -> Mode:

@@ -27,19 +27,19 @@ from tests.failure.changing import (
     tried,
 )
 from tests.failure.conftest import (
+    AGE_S,
     Behind,
     Clock,
     account_fields,
     account_key,
     pipeline_of,
+    reaped_later,
     reservations,
 )
 from tests.failure.interruptions import held_before_its_journal
-from tests.failure.modes import fall_back, mode_of, recover
+from tests.failure.modes import MODES, fall_back, mode_of, recover
 from tests.integration.test_transactions import outcomes, request
 
-MODES = pytest.mark.parametrize("mode", [Mode.REDIS, Mode.POSTGRES])
-AGE_S = 10.0
 # Where a reply is lost, and what the request to it carries on the wire.
 STOP, RELOAD, DECIDE = b".changes", b"decided", b"mark-of-the-change"
 
@@ -98,9 +98,7 @@ async def test_an_outcome_that_stays_unknown_is_said_to_be_and_ended_by_the_reap
         await call
     assert is_stopped(redis_client)
     behind.postgres.resume()
-    await worker.reaper.step()
-    clock.now = AGE_S
-    assert await worker.reaper.step() == ReapedCount(changes=1)
+    assert await reaped_later(worker, clock) == ReapedCount(changes=1)
     assert stop_of(redis_client) == ""
     assert isinstance(await tried(behind.services, "1"), Acceptance)
 
@@ -152,9 +150,7 @@ async def test_a_change_that_the_reaper_took_for_dead_changes_nothing_of_what_we
     stopped, going = held_before_its(services, "_decide", monkeypatch)
     change = asyncio.create_task(limited(services, "0"))
     await stopped.wait()
-    await worker.reaper.step()
-    clock.now = AGE_S
-    assert await worker.reaper.step() == ReapedCount(changes=1)
+    assert await reaped_later(worker, clock) == ReapedCount(changes=1)
     # Held before its journal, so that PostgreSQL does not know of it yet.
     async with held_before_its_journal(other, monkeypatch) as go_on:
         debit = asyncio.create_task(tried(other, "10"))

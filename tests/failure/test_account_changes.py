@@ -30,15 +30,13 @@ from tests.failure.conftest import (
     account_key,
     pipeline_of,
     put_in_flight,
+    reaped_later,
     records,
     reservations,
 )
 from tests.failure.interruptions import held_before_its_journal
-from tests.failure.modes import mode_of
+from tests.failure.modes import MODES, mode_of
 from tests.integration.test_transactions import outcomes, request
-
-MODES = pytest.mark.parametrize("mode", [Mode.REDIS, Mode.POSTGRES])
-AGE_S = 10.0
 
 
 class Traffic:
@@ -209,9 +207,7 @@ async def test_after_such_a_loss_the_reaper_does_not_give_back_what_is_in_flight
         (flight,) = redis_client.keys("subbalance:*:flight")
         redis_client.delete(flight)
         await died_before_its(other, "_learn", monkeypatch)
-        await worker.reaper.step()
-        clock.now = AGE_S
-        assert await worker.reaper.step() == ReapedCount(changes=1)
+        assert await reaped_later(worker, clock) == ReapedCount(changes=1)
         assert (account_fields(redis_client)["available"], stop_of(redis_client)) == ("0", "")
         go_on()
         assert isinstance(await debit, Acceptance)

@@ -19,20 +19,21 @@ from app.ledger.holds import CaptureRequest, Hold, HoldRequest
 from app.ledger.model import AccountChange, AccountRequest
 from app.ledger.reaper import ReapedCount
 from tests.conftest import OpenAccount, eventually
-from tests.failure.conftest import Behind, Clock, account_fields, reservations
+from tests.failure.conftest import Behind, Clock, account_fields, reaped_later, reservations
 from tests.failure.interruptions import (
+    LOST_KEY,
+    LOST_REPLIES,
     after_its_decision,
     dying_at_its_journal,
     held_before_its_journal,
+    losing_replies,
     void_before_its_journal,
 )
-from tests.failure.modes import fall_back, lean_to, rule_by
+from tests.failure.modes import MODES, fall_back, lean_to, rule_by
 from tests.failure.parts import settled_down
-from tests.failure.proxy import CONFIRM
 from tests.failure.transfers import balances, code
 from tests.integration.test_transactions import request
 
-MODES = pytest.mark.parametrize("mode", [Mode.REDIS, Mode.POSTGRES])
 MIXED = ("hold_ended", "hold_changed")
 
 
@@ -237,9 +238,9 @@ async def test_the_reaper_ends_an_act_whose_process_died(
         pytest.raises(errors.InternalError),
     ):
         await capture(services, hold.hold_id, "2", final=True)
-    await worker.reaper.step()
-    clock.now += 60
-    assert await worker.reaper.step() == (ReapedCount(4, 0) if journaled else ReapedCount(0, 4))
+    assert await reaped_later(worker, clock) == (
+        ReapedCount(4, 0) if journaled else ReapedCount(0, 4)
+    )
     expected = [800, 200, 0, 0] if journaled else [400, 0, 600, 600]
     assert await held(services) == expected
     found = await services.ledger.holds.read(hold.hold_id)
@@ -300,20 +301,16 @@ async def test_an_act_that_was_admitted_and_comes_second_is_computed_anew(
     await settled_down(services, redis_client)
 
 
-@pytest.mark.parametrize("times", [1, 2])
-@pytest.mark.parametrize("where", ["admit", "journal", "confirm"])
+@LOST_REPLIES
 async def test_a_reply_lost_after_execution_ends_a_hold_once(
-    behind: Behind, redis_client: Any, where: str, times: int
+    behind: Behind, redis_client: Any, step: str, times: int
 ) -> None:
     services = behind.services
     await services.ledger.open_account(AccountRequest(account_id="B", currency="USD", exponent=2))
     hold = await place(services)
-    marker = {"admit": b"0:key:lost", "journal": b"key:lost", "confirm": CONFIRM}[where]
-    proxy = behind.postgres if where == "journal" else behind.redis
-    proxy.lose_reply_to(marker, times)
-    ended = await capture(services, hold.hold_id, "4", key="lost", final=True)
-    await eventually(lambda: proxy.lost_count == times)
-    again = await capture(services, hold.hold_id, "4", key="lost", final=True)
+    async with losing_replies(behind, step, times):
+        ended = await capture(services, hold.hold_id, "4", key=LOST_KEY, final=True)
+    again = await capture(services, hold.hold_id, "4", key=LOST_KEY, final=True)
     assert (again.replayed, again.hold) == (True, ended.hold)
     assert await held(services) == [600, 400, 0, 0]
     await settled_down(services, redis_client)

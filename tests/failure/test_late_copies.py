@@ -14,6 +14,7 @@ from tests.failure.conftest import (
     account_fields,
     account_key,
     pipeline_of,
+    reaped_later,
     reservations,
 )
 from tests.failure.interruptions import sleeps_before_it_tells
@@ -87,9 +88,7 @@ async def test_a_late_copy_of_an_admission_that_was_told_again_moves_nothing_twi
         return (await behind.services.ledger.balance("A")).available_minor == expected
 
     await eventually(is_journaled)
-    await worker.reaper.step()
-    clock.now = 60.0
-    assert (await worker.reaper.step()).confirmed == 1
+    assert (await reaped_later(worker, clock)).confirmed == 1
     assert account_fields(redis_client)["available"] == str(expected)
     assert behind.redis.held_count == 1
     await behind.redis.deliver()

@@ -13,10 +13,12 @@ from app.ledger.model import Acceptance
 from app.ledger.reaper import ReapedCount
 from tests.conftest import OpenAccount, eventually
 from tests.failure.conftest import (
+    AGE_S,
     Clock,
     account_fields,
     account_key,
     is_settled_down,
+    reaped_later,
     reservations,
 )
 from tests.failure.interruptions import (
@@ -25,8 +27,6 @@ from tests.failure.interruptions import (
     void_before_its_journal,
 )
 from tests.integration.test_transactions import request
-
-AGE_S = 10.0
 
 
 async def left_over(
@@ -81,9 +81,7 @@ async def test_a_journaled_reservation_is_confirmed(
     await open_account("A", "10.00")
     requests = [request("A", "4", idempotency_key="k"), request("A", "3", "credit")]
     await left_over(services, monkeypatch, *requests, journaled=True)
-    await worker.reaper.step()
-    clock.now = AGE_S
-    assert await worker.reaper.step() == ReapedCount(confirmed=2, released=0)
+    assert await reaped_later(worker, clock) == ReapedCount(confirmed=2, released=0)
     assert available(redis_client, "A") == 900
     assert (await services.ledger.balance("A")).available_minor == 900
     assert (await services.ledger.verify()).is_clean
@@ -103,9 +101,7 @@ async def test_a_duplicate_inside_a_journaled_attempt_is_released(
     requests = [request("A", "4", idempotency_key="k"), request("A", "1", idempotency_key="l")]
     await left_over(services, monkeypatch, *requests, journaled=True)
     assert available(redis_client, "A") == 100
-    await worker.reaper.step()
-    clock.now = AGE_S
-    assert await worker.reaper.step() == ReapedCount(confirmed=1, released=1)
+    assert await reaped_later(worker, clock) == ReapedCount(confirmed=1, released=1)
     assert available(redis_client, "A") == 500
 
 
@@ -124,9 +120,7 @@ async def test_a_live_request_that_hits_its_tombstone_is_decided_again(
     await holder.execute("SELECT pg_advisory_lock(7301, 0)")
     call = asyncio.create_task(services.ledger.post_transaction(request("A", "4")))
     await eventually(lambda: reservations(redis_client))
-    await worker.reaper.step()
-    clock.now = AGE_S
-    assert await worker.reaper.step() == ReapedCount(confirmed=0, released=1)
+    assert await reaped_later(worker, clock) == ReapedCount(confirmed=0, released=1)
     await holder.execute("SELECT pg_advisory_unlock(7301, 0)")
     await holder.close()
     assert not (await call).replayed

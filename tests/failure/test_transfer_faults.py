@@ -15,22 +15,23 @@ from app.ledger.model import AccountChange, AccountRequest
 from app.ledger.reaper import ReapedCount
 from app.ledger.transfers import GroupAcceptance
 from tests.conftest import OpenAccount, eventually
-from tests.failure.conftest import Behind, Clock, account_fields, reservations
+from tests.failure.conftest import Behind, Clock, account_fields, reaped_later, reservations
 from tests.failure.interruptions import (
+    LOST_KEY,
+    LOST_REPLIES,
     after_its_decision,
     dying_at_its_journal,
     held_before_its_journal,
+    losing_replies,
     sleeps_before_it_tells,
     void_before_its_journal,
 )
-from tests.failure.modes import fall_back, lean_to, rule_by
+from tests.failure.modes import MODES, fall_back, lean_to, rule_by
 from tests.failure.parts import settled_down
-from tests.failure.proxy import CONFIRM
 from tests.failure.transfers import answers, balances, carried, code, linked, send, transfer
 from tests.integration.test_transactions import outcomes, request
 
 SPLIT = (("A", "B", "6"), ("A", "C", "3"))
-MODES = pytest.mark.parametrize("mode", [Mode.REDIS, Mode.POSTGRES])
 
 
 @pytest.fixture
@@ -163,9 +164,9 @@ async def test_the_reaper_ends_a_group_whose_process_died(
     with dying_at_its_journal(services, monkeypatch, journaled=journaled):
         assert code((await answers(services, SPLIT))[0]) == "internal_error"
     assert len(reservations(redis_client)) == 4
-    await worker.reaper.step()
-    clock.now += 60
-    assert await worker.reaper.step() == (ReapedCount(4, 0) if journaled else ReapedCount(0, 4))
+    assert await reaped_later(worker, clock) == (
+        ReapedCount(4, 0) if journaled else ReapedCount(0, 4)
+    )
     expected = [100, 600, 300] if journaled else [1_000, 0, 0]
     assert await balances(services, "A", "B", "C") == expected
     shown = [int(account_fields(redis_client, each)["available"]) for each in "ABC"]
@@ -299,19 +300,16 @@ async def test_journaled_credits_that_redis_was_not_told_of_fund_the_next_group(
     await settled_down(services, redis_client)
 
 
-@pytest.mark.parametrize("times", [1, 2])
-@pytest.mark.parametrize("where", ["admit", "journal", "confirm"])
+@LOST_REPLIES
 async def test_a_reply_lost_after_execution_moves_the_money_of_a_group_once(
-    behind: Behind, database: Any, redis_client: Any, where: str, times: int
+    behind: Behind, database: Any, redis_client: Any, step: str, times: int
 ) -> None:
     opening = AccountRequest(account_id="B", currency="USD", exponent=2)
     await behind.services.ledger.open_account(opening)
-    marker = {"admit": b"0:key:lost", "journal": b"key:lost", "confirm": CONFIRM}[where]
-    proxy = behind.postgres if where == "journal" else behind.redis
-    proxy.lose_reply_to(marker, times)
-    accepted = await send(behind.services, ("A", "B", "3"), ("A", "B", "2"), key="lost")
-    await eventually(lambda: proxy.lost_count == times)
-    again = await send(behind.services, ("A", "B", "3"), ("A", "B", "2"), key="lost")
+    asked = (("A", "B", "3"), ("A", "B", "2"))
+    async with losing_replies(behind, step, times):
+        accepted = await send(behind.services, *asked, key=LOST_KEY)
+    again = await send(behind.services, *asked, key=LOST_KEY)
     assert again.group.group_id == accepted.group.group_id
     assert await balances(behind.services, "A", "B") == [500, 500]
     await settled_down(behind.services, redis_client)

@@ -21,6 +21,7 @@ from tests.failure.conftest import (
     account_key,
     pipeline_of,
     put_in_flight,
+    reaped_later,
     reservations,
 )
 from tests.failure.interruptions import (
@@ -162,9 +163,7 @@ async def test_a_request_waits_for_a_dead_sending_until_the_reaper_has_come_by(
     call = asyncio.create_task(post(services, "9"))
     await asyncio.sleep(0.3)
     assert not call.done()
-    await worker.reaper.step()
-    clock.now = 60.0
-    assert (await worker.reaper.step()).released == 1
+    assert (await reaped_later(worker, clock)).released == 1
     assert not (await call).replayed
 
 

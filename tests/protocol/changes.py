@@ -9,6 +9,8 @@ from collections import deque
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from tests.protocol.explore import history_of
+
 DEBITS = (0, 1)
 CHANGE = "change"
 RUNNING, CHANGING = "running", "changing"
@@ -321,19 +323,10 @@ def explore(world: World) -> Finding:
         state = queue.popleft()
         why = broken(world, state)
         if why:
-            return Finding(len(came_from), why, _history(came_from, state), frozenset(labels))
+            return Finding(len(came_from), why, history_of(came_from, state), frozenset(labels))
         for label, following in steps(world, state):
             labels.add(label)
             if following not in came_from:
                 came_from[following] = (label, state)
                 queue.append(following)
     return Finding(len(came_from), "", (), frozenset(labels))
-
-
-def _history(came_from: dict[State, tuple[str, State] | None], state: State) -> tuple[str, ...]:
-    labels: list[str] = []
-    step = came_from[state]
-    while step is not None:
-        labels.append(step[0])
-        step = came_from[step[1]]
-    return tuple(reversed(labels))

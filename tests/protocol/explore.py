@@ -3,9 +3,9 @@
 import gc
 import random
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from tests.protocol.guarantees import broken_guarantee
 from tests.protocol.reduction import reduced
@@ -16,6 +16,8 @@ from tests.protocol.world import State, World
 
 STATES_MAX = 2_000_000
 _REQUESTS_SHARES = (0.6, 0.8, 0.9, 0.97)
+
+S = TypeVar("S")
 
 
 class Finding(NamedTuple):
@@ -63,7 +65,7 @@ def _explore(world: World, states_max: int) -> Finding:
                 continue
             broken = broken_guarantee(world, following)
             if broken:
-                history = _history(came_from, following)
+                history = history_of(came_from, following)
                 return Finding(len(came_from), broken, history, frozenset(labels))
             queue.append(following)
         if len(came_from) > states_max:
@@ -113,7 +115,8 @@ def _steps(world: World, state: State) -> Iterator[Step]:
         yield label, reduced(world, following)
 
 
-def _history(came_from: dict[State, tuple[str, State] | None], state: State) -> tuple[str, ...]:
+def history_of(came_from: Mapping[S, tuple[str, S] | None], state: S) -> tuple[str, ...]:
+    """What happened, in order, until a state was reached."""
     labels: list[str] = []
     step = came_from[state]
     while step is not None:
