@@ -102,16 +102,26 @@ class ModeKeeper:
         return _ruling(await self.read_state())
 
     async def observe(self) -> Ruling | None:
-        """Read who rules without opening anything; None when Redis does not."""
-        recorded = await self.read_ruling()
-        return recorded if recorded.mode is Mode.REDIS and recorded.token else None
+        """Read who rules without opening anything; None when Redis does not, or as an older version
+        of the service has it decide: scripts of two versions may not share an epoch.
+        """
+        state = await self.read_state()
+        recorded = _ruling(state)
+        may_act = recorded.mode is Mode.REDIS and recorded.token and not _is_older(state)
+        return recorded if may_act else None
 
     async def learn(self) -> None:
-        """Read who rules and adopt it if it is news. Raises `PostgresUnavailable`."""
+        """Read who rules and adopt it if it is news; an epoch of an older version ends before that.
+
+        Raises what `settle_ruling` raises.
+        """
         async with self._lock:
             state = await self.read_state()
-            if state["is_recorded_postgres"] and _ruling(state) != self._current:
-                self._adopt(_ruling(state))
+            if not state["is_recorded_postgres"] or _ruling(state) == self._current:
+                return
+            news = await self._next(state, "") if _is_older(state) else _ruling(state)
+            if news is not None:
+                self._adopt(news)
 
     async def settle_ruling(
         self, doubted_epoch: int | None = None, *, lost: str = "", without_redis: bool = False
@@ -190,14 +200,15 @@ class ModeKeeper:
     async def _next(self, state: Any, lost: str) -> Ruling | None:
         """Find that the recorded ruling holds, or open the next; None when another was first."""
         recorded = _ruling(state)
-        is_current = state["is_recorded_postgres"] and state["protocol_version"] == PROTOCOL_VERSION
+        is_current = state["is_recorded_postgres"] and not _is_older(state)
         if recorded.mode is Mode.REDIS:
             may_hold = is_current and not lost
             reason = lost or "redis is new"
             return await self._next_after_redis(state, recorded, reason, may_hold=may_hold)
         if recorded.mode is Mode.CLOSED or is_current:
             return recorded
-        return await self._open(state["epoch"], Mode.POSTGRES, "postgres changed")
+        reason = "a newer version" if state["is_recorded_postgres"] else "postgres changed"
+        return await self._open(state["epoch"], Mode.POSTGRES, reason)
 
     async def _next_after_redis(
         self, state: Any, recorded: Ruling, reason: str, *, may_hold: bool
@@ -300,6 +311,12 @@ class ModeKeeper:
         except REDIS_ERRORS as exc:
             raise errors.RedisUnavailable(f"Redis does not answer: {exc}") from exc
         return None if token is None else str(token)
+
+
+def _is_older(state: Any) -> bool:
+    """Tell whether the epoch was opened by an older version of the service."""
+    older: bool = state["protocol_version"] < PROTOCOL_VERSION
+    return older
 
 
 def _ruling(state: Any) -> Ruling:

@@ -14,9 +14,19 @@ from app.infra.postgres import POSTGRES_ERRORS, open_pool
 from app.ledger.codes import Mode
 from app.ledger.mode import PROTOCOL_VERSION
 from app.ledger.model import Acceptance
+from app.ledger.reaper import ReapedCount
 from app.settings import Settings
 from tests.conftest import OpenAccount, eventually
-from tests.failure.conftest import Behind, Processes, pipeline_of
+from tests.failure.conftest import (
+    Behind,
+    Clock,
+    Processes,
+    account_key,
+    pipeline_of,
+    put_in_flight,
+    reaped_later,
+    reservations,
+)
 from tests.failure.modes import accepted_in, fall_back, mode_of, recover
 from tests.integration.test_controls import CONTROL
 from tests.integration.test_transactions import outcomes, request
@@ -294,3 +304,46 @@ async def test_an_instance_of_an_older_version_does_not_start(
     with pytest.raises(errors.InstanceOutdated):
         await opening.first_attempt()
     await opening.close()
+
+
+async def older_process_ruled(database: Any) -> None:
+    """Make the recorded epoch one that a process of an older version opened."""
+    await database.execute("UPDATE ledger_shards SET protocol_version = $1", PROTOCOL_VERSION - 1)
+
+
+async def test_what_an_older_version_closed_is_decided_in_an_epoch_of_the_newer_one(
+    services: Services, open_account: OpenAccount, database: Any
+) -> None:
+    """Else both would decide after `resume`, each by its own rules."""
+    await open_account("A", "10.00")
+    await database.execute(CONTROL, "read_only")
+    await eventually(lambda: mode_of(services) is Mode.CLOSED)
+    await older_process_ruled(database)
+    resumed = await database.fetchval(CONTROL, "resume")
+    await eventually(lambda: mode_of(services) is not Mode.CLOSED)
+    await services.ledger.post_transaction(request("A", "1"))
+    ruling = await database.fetchrow("SELECT epoch, protocol_version FROM ledger_shards")
+    assert (ruling["epoch"] > resumed, ruling["protocol_version"]) == (True, PROTOCOL_VERSION)
+
+
+async def test_a_worker_touches_nothing_in_redis_in_an_epoch_of_an_older_version(
+    services: Services,
+    worker: WorkerServices,
+    clock: Clock,
+    open_account: OpenAccount,
+    database: Any,
+    redis_client: Any,
+) -> None:
+    """Its loop that ends holds opens an epoch of its own, and then it may."""
+    await open_account("A", "10.00")
+    await services.ledger.post_transaction(request("A", "1"))
+    await eventually(lambda: not reservations(redis_client))
+    key = account_key(redis_client)
+    put_in_flight(redis_client, key, 7, -100)
+    before = redis_client.hgetall(key)
+    await older_process_ruled(database)
+    assert await reaped_later(worker, clock) == ReapedCount()
+    assert (await worker.settler.settle()).entries == 2
+    assert redis_client.hgetall(key) == before
+    await worker.expiry.step()
+    assert await database.fetchval("SELECT protocol_version FROM ledger_shards") == PROTOCOL_VERSION

@@ -294,6 +294,20 @@ GUARDS: tuple[Guard, ...] = (
         SWITCHES,
     ),
     Guard(
+        "epochs_of_older_versions_end_before_anything_is_decided",
+        "app/ledger/mode.py",
+        'await self._next(state, "") if _is_older(state) else _ruling(state)',
+        "_ruling(state)",
+        SWITCHES,
+    ),
+    Guard(
+        "epochs_of_older_versions_are_left_alone",
+        "app/ledger/mode.py",
+        "recorded.token and not _is_older(state)",
+        "recorded.token",
+        SWITCHES,
+    ),
+    Guard(
         "debits_are_told_when_nothing_follows",
         "app/ledger/batcher.py",
         "            self._let_finish()\n",
