@@ -1,0 +1,68 @@
+"""A client of the Sub-Balance ledger.
+
+    from subbalance import Client
+
+    with Client("http://localhost:8082") as ledger:
+        ledger.debit("ACC001", "12.50", key="order-4711")
+
+Every write of money has a key: the caller's, or one that is drawn for the call. What may be
+repeated is, with the same key, within the bounds of the client's `Policy`; so money moves once,
+whatever is lost on the way. `AsyncClient` has the same methods as coroutines.
+"""
+
+from subbalance.answers import (
+    Account,
+    Balance,
+    Bulk,
+    BulkResult,
+    Group,
+    Health,
+    HealthDetails,
+    Hold,
+    Pending,
+    Problem,
+    Transaction,
+    Transfer,
+    Verification,
+)
+from subbalance.attempts import Policy
+from subbalance.client import AsyncClient, Client
+from subbalance.errors import (
+    InsufficientAvailable,
+    InvariantViolation,
+    LedgerError,
+    NotFound,
+    OutcomeUnknown,
+    Rejected,
+    Unavailable,
+)
+from subbalance.money_calls import Expect, NewTransaction, NewTransfer
+
+__all__ = [
+    "Account",
+    "AsyncClient",
+    "Balance",
+    "Bulk",
+    "BulkResult",
+    "Client",
+    "Expect",
+    "Group",
+    "Health",
+    "HealthDetails",
+    "Hold",
+    "InsufficientAvailable",
+    "InvariantViolation",
+    "LedgerError",
+    "NewTransaction",
+    "NewTransfer",
+    "NotFound",
+    "OutcomeUnknown",
+    "Pending",
+    "Policy",
+    "Problem",
+    "Rejected",
+    "Transaction",
+    "Transfer",
+    "Unavailable",
+    "Verification",
+]

@@ -1,0 +1,195 @@
+"""What the service answers. Amounts are decimals, instants are aware; fields this version does not
+know are passed over, so that a newer service can be talked to.
+"""
+
+from datetime import datetime
+from decimal import Decimal
+from typing import Any, Literal
+from uuid import UUID
+
+import msgspec
+
+Type = Literal["debit", "credit"]
+Frozen = Literal["none", "debit", "credit", "all"]
+HoldStatus = Literal["HELD", "CAPTURED", "RELEASED", "EXPIRED"]
+
+
+class Account(msgspec.Struct, frozen=True, kw_only=True):
+    """An account's configuration; `etag` goes into `if_match`, and is missing in lists."""
+
+    account_id: str
+    currency: str
+    credit_limit: Decimal
+    metadata: dict[str, str]
+    frozen: str
+    closed: bool
+    version: int
+    created_at: datetime
+    updated_at: datetime
+    etag: str | None = None
+    replayed: bool = False
+
+
+class Transaction(msgspec.Struct, frozen=True, kw_only=True):
+    """A debit or credit of one account; `replayed` when it had been accepted before."""
+
+    transaction_id: UUID
+    account_id: str
+    amount: Decimal
+    type: str
+    currency: str
+    status: str
+    mode: str
+    timestamp: datetime
+    updated_at: datetime | None = None
+    reference: str | None = None
+    metadata: dict[str, str] | None = None
+    transfer_id: UUID | None = None
+    other_account_id: str | None = None
+    replayed: bool = False
+
+
+class Problem(msgspec.Struct, frozen=True, kw_only=True):
+    """Why one transaction of several was not accepted."""
+
+    code: str
+    detail: str
+    retryable: bool
+    pointer: str | None = None
+    available: Decimal | None = None
+    requested: Decimal | None = None
+
+
+class BulkResult(msgspec.Struct, frozen=True, kw_only=True):
+    """What became of one transaction of several: the `transaction`, or its `problem`."""
+
+    success: bool
+    transaction: Transaction | None = None
+    problem: Problem | None = None
+    replayed: bool = False
+
+
+class Bulk(msgspec.Struct, frozen=True, kw_only=True):
+    """One result for each transaction, in order."""
+
+    results: list[BulkResult]
+
+    @property
+    def refused(self) -> list[tuple[int, Problem]]:
+        """What was not accepted, with its place in the request."""
+        return [
+            (n, each.problem) for n, each in enumerate(self.results) if each.problem is not None
+        ]
+
+
+class Balance(msgspec.Struct, frozen=True, kw_only=True):
+    """A balance at one instant; available = settled + credits - debits + limit."""
+
+    account_id: str
+    currency: str
+    settled_balance: Decimal
+    pending_debit: Decimal
+    pending_credit: Decimal
+    available_balance: Decimal
+    credit_limit: Decimal
+    version: int
+    last_updated: datetime
+    held: Decimal = Decimal(0)
+
+
+class Pending(msgspec.Struct, frozen=True, kw_only=True):
+    """What is accepted and not settled: count and totals of all of it, and a page of items."""
+
+    account_id: str
+    currency: str
+    count: int
+    total: Decimal
+    total_debit: Decimal
+    total_credit: Decimal
+    items: list[Transaction]
+    next_cursor: str | None = None
+
+
+class Transfer(msgspec.Struct, frozen=True, kw_only=True):
+    """A movement from one account to another; its id is also that of its debit."""
+
+    transfer_id: UUID
+    group_id: UUID
+    debit_account_id: str
+    credit_account_id: str
+    credit_transaction_id: UUID
+    amount: Decimal
+    currency: str
+    status: str
+    mode: str
+    timestamp: datetime
+    updated_at: datetime | None = None
+    reference: str | None = None
+    metadata: dict[str, str] | None = None
+    replayed: bool = False
+
+
+class Group(msgspec.Struct, frozen=True, kw_only=True):
+    """Transfers that were done together."""
+
+    group_id: UUID
+    transfers: list[Transfer]
+    replayed: bool = False
+
+
+class Hold(msgspec.Struct, frozen=True, kw_only=True):
+    """An amount that is set aside, and what became of it."""
+
+    hold_id: UUID
+    account_id: str
+    amount: Decimal
+    captured: Decimal
+    released: Decimal
+    remaining: Decimal
+    currency: str
+    status: str
+    version: int
+    mode: str
+    timestamp: datetime
+    updated_at: datetime
+    credit_account_id: str | None = None
+    expires_at: datetime | None = None
+    reference: str | None = None
+    metadata: dict[str, str] | None = None
+    replayed: bool = False
+
+
+class Health(msgspec.Struct, frozen=True, kw_only=True):
+    """Whether the instance works, in one word: healthy, degraded or unavailable."""
+
+    status: str
+    mode: str
+    epoch: int
+
+
+class HealthDetails(msgspec.Struct, frozen=True, kw_only=True):
+    """Every component, who decides, and how far behind settlement is."""
+
+    status: str
+    ready: bool
+    mode: str
+    epoch: int
+    settler_lag_ms: int
+    queue_items: int
+    components: dict[str, dict[str, Any]]
+    features: dict[str, bool]
+    controls: dict[str, Any] | None = None
+    consistency: dict[str, Any] | None = None
+
+
+class Verification(msgspec.Struct, frozen=True, kw_only=True):
+    """What was compared with what, and what differs."""
+
+    status: str
+    complete: bool
+    mode: str
+    epoch: int
+    compared: dict[str, int]
+    mismatches: list[dict[str, Any]]
+    duration_ms: float
+    verified_at: datetime
