@@ -14,3 +14,6 @@ CONNECTION_IDLE_S: Final = 4.0  # below the 5 s after which the service closes a
 ANSWER_BYTES_MAX: Final = 64 * 1024 * 1024
 KEY_LENGTH_MAX: Final = 255
 BULK_ITEMS_MAX: Final = 8_000
+IMPORT_ROWS_MAX: Final = 2_000_000
+IMPORT_BATCH_ROWS_MAX: Final = 1_000
+IMPORT_AT_ONCE: Final = 8

@@ -1,0 +1,70 @@
+"""`subbalance export`: accounts and balances as CSV."""
+
+import csv
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
+from typing import IO
+
+import click
+import msgspec
+
+from subbalance import limits
+from subbalance.answers import Account, Balance
+from subbalance.command.context import Context, command
+from subbalance.command.output import cell
+
+_ACCOUNT = (
+    "account_id",
+    "currency",
+    "credit_limit",
+    "frozen",
+    "closed",
+    "version",
+    "created_at",
+    "updated_at",
+    "metadata",
+)
+_BALANCE = Balance.__struct_fields__
+_out_option = click.option(
+    "--out", type=click.File("w", encoding="utf-8", lazy=True), default="-", help="Else stdout."
+)
+
+
+@click.group()
+def export() -> None:
+    """Write accounts or balances as CSV."""
+
+
+@export.command("accounts")
+@click.option("--currency")
+@_out_option
+@command
+def export_accounts(context: Context, currency: str | None, out: IO[str]) -> None:
+    """Write all accounts in the order they were opened."""
+    _write(out, _ACCOUNT, context.ledger.list_accounts(currency=currency, page_items=1_000))
+
+
+@export.command("balances")
+@click.option("--currency")
+@_out_option
+@command
+def export_balances(context: Context, currency: str | None, out: IO[str]) -> None:
+    """Write all balances; each is exact at its own instant, not all at one."""
+    accounts = context.ledger.list_accounts(currency=currency, page_items=1_000)
+    _write(out, _BALANCE, _balances(context, accounts))
+
+
+def _balances(context: Context, accounts: Iterator[Account]) -> Iterator[Balance]:
+    """Read balances, several at once, in the accounts' order."""
+    at_once = limits.IMPORT_AT_ONCE
+    with ThreadPoolExecutor(at_once) as pool:
+        while chunk := list(islice(accounts, at_once * 16)):
+            yield from pool.map(lambda each: context.ledger.get_balance(each.account_id), chunk)
+
+
+def _write(out: IO[str], columns: tuple[str, ...], things: Iterable[msgspec.Struct]) -> None:
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(columns)
+    for thing in things:
+        writer.writerow([cell(getattr(thing, name)) for name in columns])
