@@ -5,11 +5,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from app.errors import UnusableDatabase
+from app.infra.files import shipped
 
 if TYPE_CHECKING:
     from app.infra.postgres import Connection
 
-MIGRATIONS_FOLDER = Path(__file__).resolve().parents[2] / "sql" / "migrations"
+MIGRATIONS_FOLDER = shipped("sql") / "migrations"
 _LOCK_KEY = 7_300_000_001
 _TABLE = """
     CREATE TABLE IF NOT EXISTS schema_migrations (

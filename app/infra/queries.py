@@ -4,7 +4,9 @@ import re
 from pathlib import Path
 from typing import NamedTuple
 
-QUERIES_FOLDER = Path(__file__).resolve().parents[2] / "sql" / "queries"
+from app.infra.files import shipped
+
+QUERIES_FOLDER = shipped("sql") / "queries"
 _BLOCK = re.compile(r"^-- name: (\w+)\n", re.MULTILINE)
 _PARAMETERS = re.compile(r"^-- Params: (.+)$", re.MULTILINE)
 _PARAMETER = re.compile(r"\$(\d+) (\w+) ([\w\[\]]+)")

@@ -13,9 +13,10 @@ from typing import Any
 from redis.asyncio import Redis
 from redis.exceptions import NoScriptError
 
+from app.infra.files import shipped
 from app.infra.redis_line import RedisLine
 
-SCRIPTS_FOLDER = Path(__file__).resolve().parents[2] / "lua"
+SCRIPTS_FOLDER = shipped("lua")
 _INCLUDE = re.compile(r"^-- include: (\w+)$", re.MULTILINE)
 _ARGUMENT = re.compile(r"^-- (KEYS|ARGV)\[(\d+)(\+?)\]\s+(\w+)", re.MULTILINE)
 _WORD = re.compile(r"^--   (\w+)  +\S", re.MULTILINE)
