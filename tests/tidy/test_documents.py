@@ -23,7 +23,7 @@ NAMES = (
     "docs/reliability.md",
 )
 DOCUMENTS = [*(ROOT / name for name in NAMES), *sorted((ROOT / "docs/decisions").glob("*.md"))]
-PATH = re.compile(r"`((?:app|lua|sql|tests|bench|docs)/[\w./-]*)(?:::(\w+))?`")
+PATH = re.compile(r"`((?:app|subbalance|lua|sql|tests|bench|docs)/[\w./-]*)(?:::(\w+))?`")
 CITED = re.compile(r"\[([TFBMP]\d+(?:, [TFBMP]\d+)*)\]")
 ARCHITECTURE_LINES_MAX = 200
 DECISION_LINES_MAX = 30
