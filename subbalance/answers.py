@@ -11,6 +11,7 @@ import msgspec
 
 Type = Literal["debit", "credit"]
 Frozen = Literal["none", "debit", "credit", "all"]
+Basis = Literal["booked", "effective"]
 HoldStatus = Literal["HELD", "CAPTURED", "RELEASED", "EXPIRED"]
 
 
@@ -46,6 +47,8 @@ class Transaction(msgspec.Struct, frozen=True, kw_only=True):
     metadata: dict[str, str] | None = None
     transfer_id: UUID | None = None
     other_account_id: str | None = None
+    effective_at: datetime | None = None
+    reverses: UUID | None = None
     replayed: bool = False
 
 
@@ -95,6 +98,49 @@ class Balance(msgspec.Struct, frozen=True, kw_only=True):
     version: int
     last_updated: datetime
     held: Decimal = Decimal(0)
+
+
+class BalanceAt(msgspec.Struct, frozen=True, kw_only=True):
+    """A balance as of an instant; `is_final` when it can never change any more."""
+
+    account_id: str
+    currency: str
+    at: datetime
+    by: str
+    balance: Decimal
+    watermark: datetime
+    is_final: bool
+
+
+class StatementRow(msgspec.Struct, frozen=True, kw_only=True):
+    """An entry of a statement, and the balance after it."""
+
+    transaction_id: UUID
+    booked_at: datetime
+    type: str
+    amount: Decimal
+    balance: Decimal
+    status: str
+    effective_at: datetime | None = None
+    reference: str | None = None
+    transfer_id: UUID | None = None
+    other_account_id: str | None = None
+    reverses: UUID | None = None
+
+
+class Statement(msgspec.Struct, frozen=True, kw_only=True):
+    """A page of what moved an account; the balances are those before and after its rows."""
+
+    account_id: str
+    currency: str
+    start: datetime = msgspec.field(name="from")
+    end: datetime = msgspec.field(name="to")
+    opening_balance: Decimal
+    rows: list[StatementRow]
+    closing_balance: Decimal
+    watermark: datetime
+    is_final: bool
+    next_cursor: str | None = None
 
 
 class Pending(msgspec.Struct, frozen=True, kw_only=True):

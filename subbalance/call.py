@@ -68,6 +68,7 @@ def write(
     key: str | None,
     *,
     is_named: bool = True,
+    dry_run: bool = False,
     **more: Any,
 ) -> Call[T]:
     """Ask for something to be done, under the caller's key or one that is drawn here, once.
@@ -78,8 +79,9 @@ def write(
     if is_named:
         key = str(uuid.uuid4()) if key is None else checked_key(key)
         headers["Idempotency-Key"] = key
+    query = {"dry_run": "true"} if dry_run else {}
     content = content_of(body)
-    return Call("POST", path, read, headers=headers, content=content, key=key, **more)
+    return Call("POST", path, read, query, headers, content, key, **more)
 
 
 def content_of(body: Mapping[str, Any]) -> bytes:

@@ -8,7 +8,7 @@ from typing import Self, TypeVar
 
 import httpx
 
-from subbalance import account_calls, hold_calls, limits, money_calls, service_calls
+from subbalance import account_calls, history_calls, hold_calls, limits, money_calls, service_calls
 from subbalance.attempts import Attempts, Done, Policy
 from subbalance.call import Answer, Call
 from subbalance.operation import AsyncSender, ListOperation, Operation, Sender
@@ -28,6 +28,10 @@ class Operations:
     get_balance = Operation(account_calls.get_balance)
     get_pending = Operation(account_calls.get_pending)
     list_pending = ListOperation(account_calls.list_pending)
+    get_balance_at = Operation(history_calls.get_balance_at)
+    get_statement = Operation(history_calls.get_statement)
+    list_statement = ListOperation(history_calls.list_statement)
+    search_transactions = ListOperation(history_calls.search_transactions)
     post = Operation(money_calls.post)
     debit = Operation(money_calls.debit)
     credit = Operation(money_calls.credit)

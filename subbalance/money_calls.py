@@ -115,12 +115,13 @@ def post(
     metadata: Mapping[str, str] | None = None,
     expect: Expect | None = None,
     effective_at: datetime | str | None = None,
+    dry_run: bool = False,
 ) -> Call[Transaction]:
-    """Debit or credit an account; durable when this returns."""
+    """Debit or credit an account; durable when this returns. A `dry_run` only tells."""
     new = NewTransaction(
         account_id, type, amount, None, id, reference, metadata, expect, effective_at
     )
-    return write(_TRANSACTION, _read_transaction, new.body(), key)
+    return write(_TRANSACTION, _read_transaction, new.body(), key, dry_run=dry_run)
 
 
 def debit(
@@ -207,12 +208,13 @@ def transfer(
     reference: str | None = None,
     metadata: Mapping[str, str] | None = None,
     effective_at: datetime | str | None = None,
+    dry_run: bool = False,
 ) -> Call[Transfer]:
-    """Move an amount from one account to another of the same currency."""
+    """Move an amount from one account to another of the same currency. A `dry_run` only tells."""
     new = NewTransfer(
         debit_account_id, credit_account_id, amount, id, reference, metadata, effective_at
     )
-    return write(_TRANSFERS, _read_transfer, new.body(), key)
+    return write(_TRANSFERS, _read_transfer, new.body(), key, dry_run=dry_run)
 
 
 def get_transfer(transfer_id: UUID | str) -> Call[Transfer]:

@@ -3,6 +3,7 @@
 import functools
 from collections.abc import Callable
 from contextlib import ExitStack
+from datetime import datetime
 from decimal import Decimal, InvalidOperation
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
@@ -91,7 +92,14 @@ def _pair(text: str) -> tuple[str, str]:
     return name, value
 
 
+def _instant(text: str) -> str:
+    if datetime.fromisoformat(text).tzinfo is None:
+        raise ValueError("it has no time zone")
+    return text
+
+
 ID = _Checked("an id", _id)
+INSTANT = _Checked("an instant like 2026-11-21T07:29:45Z", _instant)
 AMOUNT = _Checked("an amount", _amount)
 KEY = _Checked("a key", checked_key)
 PAIR = _Checked("an entry", _pair)
@@ -100,6 +108,8 @@ key_option = click.option(
     "--key", type=KEY, help="Your name for this one intention; the same again moves nothing twice."
 )
 reference_option = click.option("--reference", help="At most 140 characters.")
+from_option = click.option("--from", "start", type=INSTANT, help="Booked then or later.")
+to_option = click.option("--to", "end", type=INSTANT, help="Booked before.")
 metadata_option = click.option(
     "--metadata", type=PAIR, multiple=True, metavar="NAME=VALUE", help="May be given many times."
 )

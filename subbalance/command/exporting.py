@@ -1,4 +1,4 @@
-"""`subbalance export`: accounts and balances as CSV."""
+"""`subbalance export`: accounts, balances and transactions as CSV."""
 
 import csv
 from collections.abc import Iterable, Iterator
@@ -10,8 +10,8 @@ import click
 import msgspec
 
 from subbalance import limits
-from subbalance.answers import Account, Balance
-from subbalance.command.context import Context, command
+from subbalance.answers import Account, Balance, Transaction
+from subbalance.command.context import ID, Context, command, from_option, to_option
 from subbalance.command.output import cell
 
 _ACCOUNT = (
@@ -25,6 +25,7 @@ _ACCOUNT = (
     "updated_at",
     "metadata",
 )
+_TRANSACTION = tuple(name for name in Transaction.__struct_fields__ if name != "replayed")
 _BALANCE = Balance.__struct_fields__
 _out_option = click.option(
     "--out", type=click.File("w", encoding="utf-8", lazy=True), default="-", help="Else stdout."
@@ -33,7 +34,7 @@ _out_option = click.option(
 
 @click.group()
 def export() -> None:
-    """Write accounts or balances as CSV."""
+    """Write accounts, balances or transactions as CSV."""
 
 
 @export.command("accounts")
@@ -53,6 +54,30 @@ def export_balances(context: Context, currency: str | None, out: IO[str]) -> Non
     """Write all balances; each is exact at its own instant, not all at one."""
     accounts = context.ledger.list_accounts(currency=currency, page_items=1_000)
     _write(out, _BALANCE, _balances(context, accounts))
+
+
+@export.command("transactions")
+@click.option("--account", "account_id", type=ID)
+@click.option("--reference")
+@from_option
+@to_option
+@_out_option
+@command
+def export_transactions(
+    context: Context,
+    account_id: str | None,
+    reference: str | None,
+    start: str | None,
+    end: str | None,
+    out: IO[str],
+) -> None:
+    """Write the transactions of an account or with a reference, the newest first."""
+    if account_id is None and reference is None:
+        raise click.UsageError("--account or --reference is needed")
+    found = context.ledger.search_transactions(
+        account_id=account_id, reference=reference, start=start, end=end, page_items=1_000
+    )
+    _write(out, _TRANSACTION, found)
 
 
 def _balances(context: Context, accounts: Iterator[Account]) -> Iterator[Balance]:

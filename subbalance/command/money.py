@@ -1,23 +1,27 @@
-"""`subbalance post`, `transfer`, `balance`, `pending` and `find`."""
+"""`subbalance post`, `transfer`, `balance`, `statement`, `pending` and `find`."""
 
 from decimal import Decimal
 
 import click
 
-from subbalance.answers import Type
+from subbalance.answers import Basis, Type
 from subbalance.command.context import (
     AMOUNT,
     ID,
+    INSTANT,
     KEY,
     Context,
     command,
     entries,
+    from_option,
     key_option,
     metadata_option,
     reference_option,
+    to_option,
 )
 
 _COLUMNS = ("timestamp", "transaction_id", "type", "amount", "currency", "status", "reference")
+_STATEMENT = ("booked_at", "transaction_id", "type", "amount", "balance", "status", "reference")
 
 
 @click.command()
@@ -75,10 +79,28 @@ def transfer(
 
 @click.command()
 @click.argument("account_id", type=ID)
+@click.option("--at", type=INSTANT, help="As of this instant.")
+@click.option("--by", type=click.Choice(["booked", "effective"]), help="With --at.")
 @command
-def balance(context: Context, account_id: str) -> None:
+def balance(context: Context, account_id: str, at: str | None, by: Basis | None) -> None:
     """Show a balance, exact at one instant."""
-    context.output.show(context.ledger.get_balance(account_id))
+    if at is None and by is not None:
+        raise click.UsageError("--by goes with --at")
+    if at is None:
+        context.output.show(context.ledger.get_balance(account_id))
+    else:
+        context.output.show(context.ledger.get_balance_at(account_id, at, by=by))
+
+
+@click.command()
+@click.argument("account_id", type=ID)
+@from_option
+@to_option
+@command
+def statement(context: Context, account_id: str, start: str | None, end: str | None) -> None:
+    """List what moved an account, in the order it was booked, with running balances."""
+    rows = context.ledger.list_statement(account_id, start=start, end=end, page_items=1_000)
+    context.output.list(rows, _STATEMENT)
 
 
 @click.command()
