@@ -9,9 +9,10 @@ COPY requirements.lock ./
 RUN pip install --requirement requirements.lock
 
 COPY app ./app
+COPY subbalance ./subbalance
 COPY lua ./lua
 COPY sql ./sql
-RUN python -m compileall -q app && useradd --system --no-create-home --uid 10001 subbalance
+RUN python -m compileall -q app subbalance && useradd --system --no-create-home --uid 10001 subbalance
 
 USER subbalance
 ENV HOST=0.0.0.0 PORT=8082

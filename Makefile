@@ -31,7 +31,7 @@ $(STAMP): requirements-dev.lock
 	@touch $@
 
 build: setup ## make the environment and compile every module
-	@$(BIN)/python -m compileall -q app
+	@$(BIN)/python -m compileall -q app subbalance
 
 run: setup ## start the service with its own Redis and PostgreSQL, unless REDIS_URL / DATABASE_URL are set
 	@PORT=$(PORT) exec $(BIN)/python -m app.run

@@ -4,7 +4,7 @@ import csv
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
-from typing import IO
+from typing import IO, Any
 
 import click
 import msgspec
@@ -26,6 +26,7 @@ _ACCOUNT = (
     "metadata",
 )
 _TRANSACTION = tuple(name for name in Transaction.__struct_fields__ if name != "replayed")
+_FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
 _BALANCE = Balance.__struct_fields__
 _out_option = click.option(
     "--out", type=click.File("w", encoding="utf-8", lazy=True), default="-", help="Else stdout."
@@ -92,4 +93,10 @@ def _write(out: IO[str], columns: tuple[str, ...], things: Iterable[msgspec.Stru
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(columns)
     for thing in things:
-        writer.writerow([cell(getattr(thing, name)) for name in columns])
+        writer.writerow([_harmless(getattr(thing, name)) for name in columns])
+
+
+def _harmless(value: Any) -> str:
+    """Write a value; text that a spreadsheet would run as a formula gets an apostrophe in front."""
+    text = cell(value)
+    return f"'{text}" if isinstance(value, str) and text.startswith(_FORMULA_STARTS) else text

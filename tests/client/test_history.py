@@ -153,11 +153,13 @@ def test_a_statement_and_transactions_are_printed(a: str) -> None:
         lines = Shell(server.url).run(*words).stdout.splitlines()
     assert lines[0].split("\t")[:2] == ["booked_at", "transaction_id"]
     assert lines[1].split("\t")[2:] == ["debit", "2.50", "7.50", "SETTLED", ""]
-    with flaky("", told({"transactions": [TRANSACTION]})) as server:
+    evil = {**TRANSACTION, "reference": "=1+1"}
+    with flaky("", told({"transactions": [evil]})) as server:
         words = ("export", "transactions", "--account", a)
         head, line = Shell(server.url).run(*words).stdout.splitlines()
     assert head.startswith("transaction_id,account_id,amount,type,")
     assert line.startswith(f"{TRANSACTION['transaction_id']},A,2.50,debit,")
+    assert ",'=1+1," in line
     for wrong in (["balance", a, "--by", "booked"], ["statement", a, "--from", "yesterday"]):
         Shell(server.url).run(*wrong, code=2)
     Shell(server.url).run("export", "transactions", code=2)

@@ -1,0 +1,84 @@
+"""The client has an operation for whatever the service offers."""
+
+import re
+from typing import Any
+
+import httpx
+
+from subbalance import account_calls, history_calls, hold_calls, money_calls, service_calls
+from subbalance.call import Call, Listing
+from subbalance.client import Operations
+from subbalance.operation import ListOperation, Operation
+
+CALLS: dict[str, Call[Any] | Listing[Any]] = {
+    "open_account": account_calls.open_account("NAME"),
+    "get_account": account_calls.get_account("NAME"),
+    "change_account": account_calls.change_account("NAME", credit_limit=1),
+    "freeze_account": account_calls.freeze_account("NAME"),
+    "close_account": account_calls.close_account("NAME"),
+    "list_accounts": account_calls.list_accounts(),
+    "get_balance": account_calls.get_balance("NAME"),
+    "get_pending": account_calls.get_pending("NAME"),
+    "list_pending": account_calls.list_pending("NAME"),
+    "get_balance_at": history_calls.get_balance_at("NAME", "2026-11-21T07:29:45Z"),
+    "get_statement": history_calls.get_statement("NAME"),
+    "list_statement": history_calls.list_statement("NAME"),
+    "search_transactions": history_calls.search_transactions(account_id="NAME"),
+    "post": money_calls.post("NAME", "debit", 1),
+    "debit": money_calls.debit("NAME", 1),
+    "credit": money_calls.credit("NAME", 1),
+    "post_bulk": money_calls.post_bulk([money_calls.NewTransaction("NAME", "debit", 1)]),
+    "get_transaction": money_calls.get_transaction("NAME"),
+    "find_transaction": money_calls.find_transaction("key"),
+    "transfer": money_calls.transfer("NAME", "other", 1),
+    "get_transfer": money_calls.get_transfer("NAME"),
+    "post_group": money_calls.post_group([money_calls.NewTransfer("NAME", "other", 1)]),
+    "get_group": money_calls.get_group("NAME"),
+    "find_group": money_calls.find_group("key"),
+    "place_hold": hold_calls.place_hold("NAME", 1),
+    "capture_hold": hold_calls.capture_hold("NAME"),
+    "release_hold": hold_calls.release_hold("NAME"),
+    "get_hold": hold_calls.get_hold("NAME"),
+    "list_holds": hold_calls.list_holds("NAME"),
+    "health": service_calls.health(),
+    "health_details": service_calls.health_details(),
+    "verify": service_calls.verify(),
+}
+# For tests, orchestrators and scrapers; and what has no operation yet.
+_NOT_OFFERED = re.compile(r"/test/|/metrics|/health/(live|ready)|/api/v1/(health|events|webhooks)")
+_NOT_OFFERED_YET = {("POST", "/api/v1/transactions/NAME/reversal")}
+
+
+def test_every_operation_is_in_the_table() -> None:
+    names = {
+        name
+        for name, value in vars(Operations).items()
+        if isinstance(value, Operation | ListOperation)
+    }
+    assert names == CALLS.keys()
+
+
+def test_whatever_the_service_offers_can_be_called(url: str) -> None:
+    paths = httpx.get(f"{url}/schema/openapi.json").json()["paths"]
+    offered = {
+        (method.upper(), re.sub(r"\{\w+\}", "NAME", path))
+        for path, methods in paths.items()
+        for method in methods
+        if not _NOT_OFFERED.match(path)
+    }
+    called = set()
+    for call in CALLS.values():
+        sent = call.page(None) if isinstance(call, Listing) else call
+        called.add((sent.method, sent.path))
+    assert offered - called - _NOT_OFFERED_YET == set()
+    assert ("PATCH", "/api/v1/accounts/NAME") in offered
+
+
+def test_every_write_of_money_has_a_key_of_its_own() -> None:
+    keys = [
+        call.key
+        for call in CALLS.values()
+        if isinstance(call, Call) and call.is_write and not call.path.startswith("/api/v1/accounts")
+    ]
+    assert None not in keys
+    assert len(set(keys)) == len(keys) == 9
