@@ -4,6 +4,7 @@ Each request takes the next behaviour of the list, the last one again and again.
 of its own, so that a client that blocks can be tested in the test's thread.
 """
 
+import contextlib
 import socket
 import socketserver
 import threading
@@ -29,6 +30,7 @@ class Behaviour(NamedTuple):
     passes: bool = False
     answer: bytes | None = None
     hangs: bool = False
+    drips: bool = False
 
 
 def answering(status: str, body: bytes = b"", **headers: str) -> Behaviour:
@@ -50,6 +52,7 @@ DONE_AND_NONSENSE = Behaviour(
     answer=b"HTTP/1.1 201 Created\r\ncontent-length: 6\r\nconnection: close\r\n\r\n<html>",
 )
 HANG = Behaviour(hangs=True)
+DRIP = Behaviour(drips=True)
 
 
 class FlakyServer(socketserver.ThreadingTCPServer):
@@ -107,12 +110,22 @@ class _Connection(socketserver.StreamRequestHandler):
         answer = self.server.ask(seen) if behaviour.passes else b""
         if behaviour.hangs:
             self.server.ending.wait(60)
+        elif behaviour.drips:
+            self._drip()
         elif behaviour.answer is not None:
             self.wfile.write(behaviour.answer)
         else:
             self.wfile.write(answer)
-        self.wfile.flush()
-        self.connection.shutdown(socket.SHUT_RDWR)
+        with contextlib.suppress(OSError):
+            self.wfile.flush()
+            self.connection.shutdown(socket.SHUT_RDWR)
+
+    def _drip(self) -> None:
+        """Answer a byte at a time, without end."""
+        with contextlib.suppress(OSError):
+            self.wfile.write(b"HTTP/1.1 200 OK\r\ncontent-length: 100000\r\n\r\n")
+            while not self.server.ending.wait(0.05):
+                self.wfile.write(b" ")
 
     def _read(self) -> Seen | None:
         first = self.rfile.readline().decode("latin-1").split()

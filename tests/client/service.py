@@ -4,6 +4,7 @@ database of its own. Tests keep apart by the names they use.
 
 import asyncio
 import contextlib
+import itertools
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,7 +20,7 @@ from app.settings import Http, Ledger, Postgres, Redis, Settings
 from app.workers.loops import work_always
 from tests.conftest import _TEMPLATE, database_url_of, listening, port_of
 
-_DATABASE = "test_clients"
+_numbers = itertools.count(1)  # each folder of tests has its own
 _START_S = 30
 
 
@@ -30,16 +31,16 @@ class Service(msgspec.Struct):
     database_url: str
 
 
-async def _create_database(server: EmbeddedPostgres) -> str:
+async def _create_database(server: EmbeddedPostgres, name: str) -> str:
     connection = await asyncpg.connect(server.url)
-    await connection.execute(f"CREATE DATABASE {_DATABASE} TEMPLATE {_TEMPLATE}")
+    await connection.execute(f"CREATE DATABASE {name} TEMPLATE {_TEMPLATE}")
     await connection.close()
-    return database_url_of(server, _DATABASE)
+    return database_url_of(server, name)
 
 
-async def _drop_database(server: EmbeddedPostgres) -> None:
+async def _drop_database(server: EmbeddedPostgres, name: str) -> None:
     connection = await asyncpg.connect(server.url)
-    await connection.execute(f"DROP DATABASE {_DATABASE} WITH (FORCE)")
+    await connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
     await connection.close()
 
 
@@ -78,8 +79,9 @@ def running(settings: Settings) -> Iterator[str]:
 @pytest.fixture(scope="session")
 def service(postgres_server: EmbeddedPostgres, servers_folder: Path) -> Iterator[Service]:
     """The service that the clients' tests share."""
-    redis = start_redis(servers_folder / "clients-redis")
-    database_url = asyncio.run(_create_database(postgres_server))
+    name = f"test_clients_{next(_numbers)}"
+    redis = start_redis(servers_folder / name)
+    database_url = asyncio.run(_create_database(postgres_server, name))
     settings = Settings(
         http=Http(port=0),
         redis=Redis(url=redis.url),
@@ -91,5 +93,5 @@ def service(postgres_server: EmbeddedPostgres, servers_folder: Path) -> Iterator
         with running(settings) as url:
             yield Service(url, database_url)
     finally:
-        asyncio.run(_drop_database(postgres_server))
+        asyncio.run(_drop_database(postgres_server, name))
         redis.stop()

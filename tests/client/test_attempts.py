@@ -26,6 +26,7 @@ from tests.client.flaky import (
     DONE_AND_GARBAGE,
     DONE_AND_HALF,
     DONE_AND_NONSENSE,
+    DRIP,
     HANG,
     PASS,
     Behaviour,
@@ -91,6 +92,36 @@ async def test_after_the_last_unclear_attempt_the_outcome_is_said_to_be_unknown(
     found = await ledger.find_transaction(error.idempotency_key)
     assert found.amount == Decimal(10)
     assert (await ledger.get_balance(a)).available_balance == Decimal(90)
+
+
+@pytest.mark.parametrize(
+    ("troubles", "kind"),
+    [
+        ([DONE_AND_CUT, problem(503, "overloaded", True)], OutcomeUnknown),
+        ([problem(503, "journal_outcome_unknown", True)], OutcomeUnknown),
+        ([problem(409, "request_in_flight", True)], OutcomeUnknown),
+        ([answering("504 X")], OutcomeUnknown),
+        ([problem(503, "overloaded", True)], Unavailable),
+        ([answering("429 X")], Unavailable),
+    ],
+)
+async def test_one_unclear_attempt_makes_the_outcome_unknown_and_none_does_not(
+    connect: Connect, troubles: list[Behaviour], kind: type[Exception], url: str, a: str
+) -> None:
+    with flaky(url, *troubles) as server, pytest.raises((OutcomeUnknown, Unavailable)) as ended:
+        await connect(server.url).debit(a, 1)
+    assert type(ended.value) is kind
+    assert len(server.seen) == 4
+
+
+async def test_an_answer_that_drips_is_given_up_in_time(connect: Connect) -> None:
+    policy = Policy(attempts=1, timeout_s=0.3)
+    with flaky("", DRIP) as server:
+        client = connect(server.url, policy)
+        began = time.monotonic()
+        with pytest.raises(Unavailable, match="no_answer"):
+            await client.get_account("A")
+        assert time.monotonic() - began < 2
 
 
 async def test_a_hanging_service_costs_no_more_than_the_deadline(

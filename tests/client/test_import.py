@@ -205,6 +205,16 @@ def test_a_request_that_is_refused_whole_ends_the_import(a: str, tmp_path: Path)
     assert len(server.seen) == 1
 
 
+def test_a_refusal_after_an_unclear_attempt_is_not_the_last_word(
+    url: str, a: str, b: str, tmp_path: Path
+) -> None:
+    path = written(tmp_path, "debit_account_id,credit_account_id,amount", f"{a},{b},1")
+    with flaky(url, answering("504 X"), PASS) as server:
+        report = Shell(server.url).read("import", str(path), code=3)
+    assert counts(report) == (0, 0, 0, 1, 0, 0)
+    assert counts(Shell(url).read("import", str(path), code=1)) == (0, 0, 1, 0, 0, 0)
+
+
 def test_killed_in_the_middle_and_run_again_every_row_is_there_once(
     shell: Shell, accounts: None, url: str, a: str, tmp_path: Path
 ) -> None:
