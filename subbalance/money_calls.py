@@ -117,7 +117,11 @@ def post(
     effective_at: datetime | str | None = None,
     dry_run: bool = False,
 ) -> Call[Transaction]:
-    """Debit or credit an account; durable when this returns. A `dry_run` only tells."""
+    """Debit or credit an account; durable when this returns.
+
+    A `dry_run` only tells what would be; a service of before it had that would do it, for it takes
+    no notice of a query that it does not know.
+    """
     new = NewTransaction(
         account_id, type, amount, None, id, reference, metadata, expect, effective_at
     )
@@ -210,7 +214,10 @@ def transfer(
     effective_at: datetime | str | None = None,
     dry_run: bool = False,
 ) -> Call[Transfer]:
-    """Move an amount from one account to another of the same currency. A `dry_run` only tells."""
+    """Move an amount from one account to another of the same currency.
+
+    A `dry_run` only tells, as with `post`.
+    """
     new = NewTransfer(
         debit_account_id, credit_account_id, amount, id, reference, metadata, effective_at
     )

@@ -19,8 +19,10 @@ from subbalance.command.context import (
     reference_option,
     to_option,
 )
+from subbalance.errors import NotFound
 
 _COLUMNS = ("timestamp", "transaction_id", "type", "amount", "currency", "status", "reference")
+_TRANSFER = ("transfer_id", "debit_account_id", "credit_account_id", "amount", "status")
 _STATEMENT = ("booked_at", "transaction_id", "type", "amount", "balance", "status", "reference")
 
 
@@ -115,5 +117,8 @@ def pending(context: Context, account_id: str) -> None:
 @click.argument("key", type=KEY)
 @command
 def find(context: Context, key: str) -> None:
-    """Show what was accepted under a key: what became of an unclear `post`."""
-    context.output.show(context.ledger.find_transaction(key))
+    """Show what was accepted under a key: what became of an unclear post or transfer."""
+    try:
+        context.output.show(context.ledger.find_transaction(key))
+    except NotFound:
+        context.output.list(context.ledger.find_group(key).transfers, _TRANSFER)

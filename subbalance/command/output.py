@@ -63,7 +63,7 @@ class Output:
         if isinstance(error, errors.Rejected):
             exit_code, word = REFUSED, "refused"
         elif isinstance(error, errors.OutcomeUnknown):
-            word = "outcome unknown, send it again with the same key to learn it"
+            word = "outcome unknown, the same again (with its key) tells"
         elif isinstance(error, errors.InvariantViolation):
             word = "the service is in the wrong, a person has to look"
         if not self.is_json:

@@ -73,7 +73,9 @@ def test_money_is_posted_transferred_and_shown(
         "replayed"
     ]
     assert shell.read("find", f"{a}-k")["transaction_id"] == done["transaction_id"]
-    shell.run("transfer", a, b, "7")
+    moved = shell.read("transfer", a, b, "7", "--key", f"{a}-t")
+    assert shell.read("find", f"{a}-t")["transfer_id"] == moved["transfer_id"]
+    assert "transfer_not_found" in shell.run("find", f"{a}-nothing", code=1).stderr
     assert shell.read("balance", b)["available_balance"] == "7.00"
     plain = dict(line.split("\t") for line in shell.run("balance", a).stdout.splitlines())
     assert plain["available_balance"] == "80.50"
