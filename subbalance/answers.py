@@ -49,7 +49,25 @@ class Transaction(msgspec.Struct, frozen=True, kw_only=True):
     other_account_id: str | None = None
     effective_at: datetime | None = None
     reverses: UUID | None = None
+    reversed_by: UUID | None = None
     replayed: bool = False
+
+
+class ForeseenAccount(msgspec.Struct, frozen=True, kw_only=True):
+    """An account as a request would leave it."""
+
+    account_id: str
+    currency: str
+    available_balance: Decimal
+
+
+class Foreseen(msgspec.Struct, frozen=True, kw_only=True):
+    """What would become of a request that would not be refused; nothing was changed."""
+
+    dry_run: Literal[True]
+    outcome: str
+    accounts: list[ForeseenAccount]
+    transaction_id: UUID | None = None
 
 
 class Problem(msgspec.Struct, frozen=True, kw_only=True):

@@ -3,7 +3,7 @@
 import re
 import uuid
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any, Generic, TypeVar
 from urllib.parse import quote
@@ -46,7 +46,7 @@ class Call(Generic[T]):
     @property
     def is_write(self) -> bool:
         """Whether it may move or change something."""
-        return self.method != "GET"
+        return self.method != "GET" and "dry_run" not in self.query
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +68,6 @@ def write(
     key: str | None,
     *,
     is_named: bool = True,
-    dry_run: bool = False,
     **more: Any,
 ) -> Call[T]:
     """Ask for something to be done, under the caller's key or one that is drawn here, once.
@@ -79,9 +78,13 @@ def write(
     if is_named:
         key = str(uuid.uuid4()) if key is None else checked_key(key)
         headers["Idempotency-Key"] = key
-    query = {"dry_run": "true"} if dry_run else {}
     content = content_of(body)
-    return Call("POST", path, read, query, headers, content, key, **more)
+    return Call("POST", path, read, headers=headers, content=content, key=key, **more)
+
+
+def dry_run(call: Call[Any], read: Callable[[Answer], T]) -> Call[T]:
+    """Ask what would become of a request instead of sending it."""
+    return replace(call, read=read, query={**call.query, "dry_run": "true"})
 
 
 def content_of(body: Mapping[str, Any]) -> bytes:

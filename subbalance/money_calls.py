@@ -1,19 +1,21 @@
 """Transactions, alone and many at once, transfers and groups of them."""
 
-from collections.abc import Mapping, Sequence
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, ParamSpec
 from uuid import UUID, uuid4
 
 import msgspec
 
 from subbalance import limits
 from subbalance.amounts import Amount, amount_text
-from subbalance.answers import Bulk, Group, Transaction, Transfer, Type
+from subbalance.answers import Bulk, Foreseen, Group, Transaction, Transfer, Type
 from subbalance.call import (
     Call,
     Query,
     checked_key,
+    dry_run,
     get,
     given,
     instant_text,
@@ -22,6 +24,7 @@ from subbalance.call import (
     write,
 )
 
+P = ParamSpec("P")
 _TRANSACTION = "/api/v1/transaction"
 _TRANSACTIONS = "/api/v1/transactions"
 _TRANSFERS = "/api/v1/transfers"
@@ -30,6 +33,7 @@ _read_transaction = reads(Transaction)
 _read_bulk = reads(Bulk)
 _read_transfer = reads(Transfer)
 _read_group = reads(Group)
+_read_foreseen = reads(Foreseen)
 
 
 class Expect(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -87,7 +91,6 @@ class NewTransfer(msgspec.Struct, frozen=True):
     id: UUID | None = None
     reference: str | None = None
     metadata: Mapping[str, str] | None = None
-    effective_at: datetime | str | None = None
 
     def body(self) -> dict[str, Any]:
         """Write it."""
@@ -99,7 +102,6 @@ class NewTransfer(msgspec.Struct, frozen=True):
                 "id": self.id,
                 "reference": self.reference,
                 "metadata": self.metadata,
-                "effective_at": instant_text(self.effective_at),
             }
         )
 
@@ -115,17 +117,16 @@ def post(
     metadata: Mapping[str, str] | None = None,
     expect: Expect | None = None,
     effective_at: datetime | str | None = None,
-    dry_run: bool = False,
 ) -> Call[Transaction]:
     """Debit or credit an account; durable when this returns.
 
-    A `dry_run` only tells what would be; a service of before it had that would do it, for it takes
-    no notice of a query that it does not know.
+    What it is to `expect` of the account holds when it is decided, or it is refused; with
+    `effective_at` it counts for an earlier time, for those who ask by effective time.
     """
     new = NewTransaction(
         account_id, type, amount, None, id, reference, metadata, expect, effective_at
     )
-    return write(_TRANSACTION, _read_transaction, new.body(), key, dry_run=dry_run)
+    return write(_TRANSACTION, _read_transaction, new.body(), key)
 
 
 def debit(
@@ -192,6 +193,37 @@ def _is_decided(bulk: Bulk) -> bool:
     return not any(problem.retryable for _, problem in bulk.refused)
 
 
+def reverse_transaction(
+    transaction_id: UUID | str,
+    *,
+    key: str | None = None,
+    id: UUID | None = None,  # noqa: A002  the service's word
+    reference: str | None = None,
+    metadata: Mapping[str, str] | None = None,
+) -> Call[Transaction]:
+    """Take a transaction back by one of the same amount the other way.
+
+    It is done once: under another key it is refused as `already_reversed`.
+    """
+    body = {"id": id, "reference": reference, "metadata": metadata}
+    path = f"{_TRANSACTIONS}/{segment(transaction_id)}/reversal"
+    return write(path, _read_transaction, body, key)
+
+
+def foresee(build: Callable[P, Call[Any]]) -> Callable[P, Call[Foreseen]]:
+    """Make of what would be done what tells what would become of it, and changes nothing.
+
+    The service has to know dry runs: one from before them takes no notice of the question.
+    """
+
+    @functools.wraps(build)
+    def asked(*args: P.args, **kwargs: P.kwargs) -> Call[Foreseen]:
+        return dry_run(build(*args, **kwargs), _read_foreseen)
+
+    asked.__doc__ = f"Tell what would become of it, and change nothing. {build.__doc__}"
+    return asked
+
+
 def get_transaction(transaction_id: UUID | str) -> Call[Transaction]:
     """Find a transaction by its id."""
     return get(f"{_TRANSACTIONS}/{segment(transaction_id)}", _read_transaction)
@@ -211,17 +243,10 @@ def transfer(
     id: UUID | None = None,  # noqa: A002  the service's word
     reference: str | None = None,
     metadata: Mapping[str, str] | None = None,
-    effective_at: datetime | str | None = None,
-    dry_run: bool = False,
 ) -> Call[Transfer]:
-    """Move an amount from one account to another of the same currency.
-
-    A `dry_run` only tells, as with `post`.
-    """
-    new = NewTransfer(
-        debit_account_id, credit_account_id, amount, id, reference, metadata, effective_at
-    )
-    return write(_TRANSFERS, _read_transfer, new.body(), key, dry_run=dry_run)
+    """Move an amount from one account to another of the same currency."""
+    new = NewTransfer(debit_account_id, credit_account_id, amount, id, reference, metadata)
+    return write(_TRANSFERS, _read_transfer, new.body(), key)
 
 
 def get_transfer(transfer_id: UUID | str) -> Call[Transfer]:
@@ -243,3 +268,9 @@ def find_group(key: str) -> Call[Group]:
     """Find the transfer or group that was accepted under a key."""
     query: Query = {"idempotency_key": checked_key(key)}
     return get(_GROUPS, _read_group, query)
+
+
+foresee_post = foresee(post)
+foresee_transfer = foresee(transfer)
+foresee_group = foresee(post_group)
+foresee_reversal = foresee(reverse_transaction)

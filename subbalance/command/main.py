@@ -9,7 +9,7 @@ from subbalance.command import exporting, importing
 from subbalance.command.accounts import accounts
 from subbalance.command.context import Context
 from subbalance.command.holds import holds
-from subbalance.command.money import balance, find, pending, post, statement, transfer
+from subbalance.command.money import balance, find, pending, post, reverse, statement, transfer
 from subbalance.command.output import Output
 from subbalance.command.service import health, verify
 
@@ -65,6 +65,7 @@ for each in (
     importing.import_file,
     pending,
     post,
+    reverse,
     statement,
     transfer,
     verify,

@@ -1,4 +1,4 @@
-"""`subbalance post`, `transfer`, `balance`, `statement`, `pending` and `find`."""
+"""`subbalance post`, `reverse`, `transfer`, `balance`, `statement`, `pending` and `find`."""
 
 from decimal import Decimal
 
@@ -20,33 +20,76 @@ from subbalance.command.context import (
     to_option,
 )
 from subbalance.errors import NotFound
+from subbalance.money_calls import Expect
 
 _COLUMNS = ("timestamp", "transaction_id", "type", "amount", "currency", "status", "reference")
 _TRANSFER = ("transfer_id", "debit_account_id", "credit_account_id", "amount", "status")
 _STATEMENT = ("booked_at", "transaction_id", "type", "amount", "balance", "status", "reference")
+
+_dry_run_option = click.option("--dry-run", is_flag=True, help="Only tell what would be.")
 
 
 @click.command()
 @click.argument("account_id", type=ID)
 @click.argument("direction", type=click.Choice(["debit", "credit"]))
 @click.argument("amount", type=AMOUNT)
+@click.option("--expect-available", type=AMOUNT, help="Only if at least this is available.")
+@click.option("--expect-version", type=click.IntRange(0), help="Only at this balance's version.")
+@click.option("--effective-at", type=INSTANT, help="When it counts, if that is earlier.")
 @key_option
 @reference_option
 @metadata_option
+@_dry_run_option
 @command
 def post(
     context: Context,
     account_id: str,
     direction: Type,
     amount: Decimal,
+    expect_available: Decimal | None,
+    expect_version: int | None,
+    effective_at: str | None,
     key: str | None,
     reference: str | None,
     metadata: tuple[tuple[str, str], ...],
+    dry_run: bool,
 ) -> None:
     """Debit or credit an account."""
-    done = context.ledger.post(
-        account_id, direction, amount, key=key, reference=reference, metadata=entries(metadata)
+    is_expecting = expect_available is not None or expect_version is not None
+    expect = Expect(available_at_least=expect_available, version=expect_version)
+    send = context.ledger.foresee_post if dry_run else context.ledger.post
+    done = send(
+        account_id,
+        direction,
+        amount,
+        key=key,
+        reference=reference,
+        metadata=entries(metadata),
+        expect=expect if is_expecting else None,
+        effective_at=effective_at,
     )
+    context.output.show(done)
+
+
+@click.command()
+@click.argument("transaction_id", type=ID)
+@key_option
+@reference_option
+@metadata_option
+@_dry_run_option
+@command
+def reverse(
+    context: Context,
+    transaction_id: str,
+    key: str | None,
+    reference: str | None,
+    metadata: tuple[tuple[str, str], ...],
+    dry_run: bool,
+) -> None:
+    """Take a transaction back by one of the same amount the other way, once."""
+    ledger = context.ledger
+    send = ledger.foresee_reversal if dry_run else ledger.reverse_transaction
+    done = send(transaction_id, key=key, reference=reference, metadata=entries(metadata))
     context.output.show(done)
 
 
@@ -57,6 +100,7 @@ def post(
 @key_option
 @reference_option
 @metadata_option
+@_dry_run_option
 @command
 def transfer(
     context: Context,
@@ -66,9 +110,11 @@ def transfer(
     key: str | None,
     reference: str | None,
     metadata: tuple[tuple[str, str], ...],
+    dry_run: bool,
 ) -> None:
     """Move an amount from one account to another."""
-    done = context.ledger.transfer(
+    send = context.ledger.foresee_transfer if dry_run else context.ledger.transfer
+    done = send(
         debit_account_id,
         credit_account_id,
         amount,

@@ -9,6 +9,7 @@ import csv
 import hashlib
 import re
 from collections.abc import Callable, Iterator
+from datetime import datetime
 from typing import IO, NamedTuple
 
 import msgspec
@@ -84,6 +85,14 @@ def _key(text: str) -> str | None:
     return None
 
 
+def _instant(text: str) -> str | None:
+    try:
+        has_zone = datetime.fromisoformat(text).tzinfo is not None
+    except ValueError:
+        has_zone = False
+    return None if has_zone else "not an instant like 2026-11-21T07:29:45Z"
+
+
 def _any(_: str) -> str | None:
     return None
 
@@ -91,7 +100,7 @@ def _any(_: str) -> str | None:
 TRANSACTIONS = Kind(
     "transactions",
     {"account_id": _id, "type": _type, "amount": _amount},
-    {"reference": _reference, KEY: _key},
+    {"reference": _reference, "effective_at": _instant, KEY: _key},
 )
 TRANSFERS = Kind(
     "transfers",

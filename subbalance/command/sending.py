@@ -131,6 +131,7 @@ def _transaction(row: Row) -> NewTransaction:
         key=row.key,
         reference=values.get("reference"),
         metadata=metadata_of(values),
+        effective_at=values.get("effective_at"),
     )
 
 

@@ -82,6 +82,22 @@ def test_money_is_posted_transferred_and_shown(
     assert shell.run("pending", a).stdout.startswith("timestamp\ttransaction_id\ttype")
 
 
+def test_a_transaction_is_tried_done_if_as_expected_and_taken_back(
+    shell: Shell, accounts: None, a: str, b: str
+) -> None:
+    tried = shell.read("post", a, "debit", "30", "--dry-run")
+    assert tried["accounts"][0]["available_balance"] == "70.00"
+    assert shell.read("transfer", a, b, "1", "--dry-run")["outcome"] == "accepted"
+    assert shell.read("balance", a)["available_balance"] == "100.00"
+    shell.run("post", a, "debit", "30", "--expect-available", "100.01", code=1)
+    version = str(shell.read("balance", a)["version"])
+    done = shell.read("post", a, "debit", "30", "--expect-version", version)
+    shell.run("post", a, "debit", "30", "--expect-version", version, code=1)
+    assert shell.read("reverse", done["transaction_id"], "--dry-run")["outcome"] == "accepted"
+    assert shell.read("reverse", done["transaction_id"])["reverses"] == done["transaction_id"]
+    assert shell.read("balance", a)["available_balance"] == "100.00"
+
+
 def test_holds_are_placed_captured_released_and_listed(
     shell: Shell, accounts: None, a: str, b: str
 ) -> None:

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import time
+from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
 
@@ -73,6 +74,19 @@ def test_a_changed_file_sends_only_what_is_new(
     report = shell.read("import", str(path))
     assert counts(report) == (2, 2, 0, 0, 0, 0)
     assert available(url, a) == Decimal(1_000 - 1 - 2 - 4 - 1)
+
+
+def test_rows_may_count_for_an_earlier_time(
+    shell: Shell, accounts: None, url: str, a: str, tmp_path: Path
+) -> None:
+    row = f"{a},debit,1,2026-01-31T23:59:59Z,{a}-key"
+    path = written(tmp_path, "account_id,type,amount,effective_at,idempotency_key", row)
+    assert counts(shell.read("import", str(path))) == (1, 0, 0, 0, 0, 0)
+    with Client(url) as ledger:
+        found = ledger.find_transaction(f"{a}-key")
+    assert found.effective_at == datetime(2026, 1, 31, 23, 59, 59, tzinfo=UTC)
+    path = written(tmp_path, "account_id,type,amount,effective_at", f"{a},debit,1,2026-01-31")
+    assert "column effective_at: not an instant" in shell.run("import", str(path), code=2).stderr
 
 
 def test_the_same_rows_under_another_name_are_other_payments(

@@ -3,6 +3,7 @@
 import asyncio
 import threading
 from collections.abc import Callable
+from datetime import UTC, datetime
 from decimal import Decimal
 from uuid import uuid4
 
@@ -12,6 +13,7 @@ import pytest
 from subbalance import (
     AsyncClient,
     Client,
+    Expect,
     InsufficientAvailable,
     NewTransaction,
     NewTransfer,
@@ -229,6 +231,54 @@ async def test_pending_of_the_service_can_be_read(ledger: Ledger, accounts: None
     pending = await ledger.get_pending(a, page_items=2)
     assert pending.account_id == a
     assert pending.total == pending.total_debit + pending.total_credit
+
+
+async def test_a_transaction_is_done_only_if_all_is_as_expected(
+    ledger: Ledger, accounts: None, a: str
+) -> None:
+    version = (await ledger.get_balance(a)).version
+    expected = Expect(version=version, available_at_least=Decimal("99.50"))
+    done = await ledger.post(a, "debit", 1, expect=expected, effective_at="2026-01-31T12:00:00Z")
+    assert done.effective_at == datetime(2026, 1, 31, 12, tzinfo=UTC)
+    with pytest.raises(Rejected) as refused:
+        await ledger.debit(a, 1, expect=expected)
+    assert not refused.value.earlier_unclear
+    answer = await ledger.post_bulk([NewTransaction(a, "debit", 1, expect=expected)])
+    assert len(answer.refused) == 1
+    assert (await ledger.get_balance(a)).available_balance == Decimal(99)
+
+
+async def test_a_transaction_is_taken_back_once(ledger: Ledger, accounts: None, a: str) -> None:
+    done = await ledger.debit(a, 30)
+    back = await ledger.reverse_transaction(done.transaction_id, key=f"{a}-back")
+    again = await ledger.reverse_transaction(done.transaction_id, key=f"{a}-back")
+    assert (back.type, back.reverses, back.replayed) == ("credit", done.transaction_id, False)
+    assert (again.transaction_id, again.replayed) == (back.transaction_id, True)
+    with pytest.raises(Rejected, match="already_reversed") as refused:
+        await ledger.reverse_transaction(done.transaction_id, key=f"{a}-other")
+    assert refused.value.members["transaction_id"] == str(back.transaction_id)
+    found = await ledger.get_transaction(done.transaction_id)
+    assert found.reversed_by == back.transaction_id
+    assert (await ledger.get_balance(a)).available_balance == Decimal(100)
+
+
+async def test_what_would_happen_is_told_and_nothing_changes(
+    ledger: Ledger, accounts: None, a: str, b: str
+) -> None:
+    debit = await ledger.foresee_post(a, "debit", 30)
+    assert (debit.outcome, debit.accounts[0].available_balance) == ("accepted", Decimal(70))
+    moved = await ledger.foresee_transfer(a, b, 10)
+    left = {each.account_id: each.available_balance for each in moved.accounts}
+    assert left == {a: Decimal(90), b: Decimal(10)}
+    group = await ledger.foresee_group([NewTransfer(a, b, 1), NewTransfer(a, b, 2)])
+    assert {each.account_id for each in group.accounts} == {a, b}
+    with pytest.raises(InsufficientAvailable):
+        await ledger.foresee_post(a, "debit", 101)
+    assert (await ledger.get_balance(a)).available_balance == Decimal(100)
+    done = await ledger.debit(a, 5, key=f"{a}-k")
+    assert (await ledger.foresee_post(a, "debit", 5, key=f"{a}-k")).outcome == "replayed"
+    back = await ledger.foresee_reversal(done.transaction_id)
+    assert back.accounts[0].available_balance == Decimal(100)
 
 
 async def test_transfers_and_groups_move_and_are_found(
