@@ -203,7 +203,7 @@ def test_it_stops_after_unclear_requests_and_goes_on_when_run_again(
     path = written(tmp_path, "account_id,type,amount", *rows)
     words = ("import", str(path), "--batch", "2", "--max-unclear", "2")
     with flaky(url, PASS, trouble) as server:
-        report = Shell(server.url).read("--deadline", "0.4", *words, code=3)
+        report = Shell(server.url).read("--deadline", "5", *words, code=3)
         assert counts(report) == (2, 0, 0, 4, 4, 0)
     again = Shell(url).read(*words)
     assert sum(counts(again)[:2]) == 10
