@@ -193,7 +193,7 @@ def _connection_limits(connections: int) -> httpx.Limits:
 def _request(
     http: httpx.Client | httpx.AsyncClient, call: Call[T], timeout_s: float
 ) -> httpx.Request:
-    """Build an attempt's request; every wait in it ends when the attempt does."""
+    """Build an attempt's request; no single wait in it is longer than the attempt may take."""
     return http.build_request(
         call.method,
         call.path,
