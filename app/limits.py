@@ -58,6 +58,16 @@ CHANGES_MAX: Final = 100
 CHANGE_ROUNDS_MAX: Final = 8
 ACCOUNTS_LOOKED_AT_MAX: Final = 20_000
 
+# Reading history: how many read it at once in a process and how long the others wait; the rows of
+# one page of a statement in CSV, and of one statement of SQL for it; how many entries a page of a
+# search looks at.
+HISTORY_READS_MAX: Final = 4
+HISTORY_WAIT_S: Final = 5.0
+STATEMENT_ROWS_MAX: Final = 10_000
+STATEMENT_SLICE_ROWS: Final = 500
+SEARCH_LOOKED_AT_MAX: Final = 10_000
+INSTANT_MICROSECONDS_MAX: Final = 253_402_300_799_999_999
+
 # Settlement.
 SETTLE_BATCHES_MAX: Final = 5_000
 SETTLE_ENTRIES_MAX: Final = 200_000

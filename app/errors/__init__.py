@@ -178,6 +178,16 @@ class PreconditionFailed(Rejected):
     status = 412
 
 
+class InstantInFuture(Rejected):
+    """The instant lies in the future; nothing is known of it yet."""
+
+
+class HistoryDetached(Rejected):
+    """What was booked before the instant `from` is not kept here any more."""
+
+    status = 410
+
+
 class TransactionNotFound(Rejected):
     """There is no such transaction."""
 

@@ -13,7 +13,15 @@ from typing import Any, TypeVar
 import msgspec
 from litestar import Request, Response
 from litestar.openapi.datastructures import ResponseSpec
-from litestar.openapi.spec import OpenAPIMediaType, Operation, Parameter, RequestBody, Schema
+from litestar.openapi.spec import (
+    OpenAPIMediaType,
+    OpenAPIResponse,
+    OpenAPIType,
+    Operation,
+    Parameter,
+    RequestBody,
+    Schema,
+)
 
 from app import errors, limits
 from app.errors import BodyTimeout, LedgerError
@@ -82,6 +90,7 @@ class Problem(msgspec.Struct, kw_only=True):
     transfer_id: str | None = None
     expected_version: int | None = None
     version: int | None = None
+    from_: str | None = msgspec.field(default=None, name="from")
 
 
 def problem_content(error: LedgerError, base: str = "") -> dict[str, Any]:
@@ -122,7 +131,7 @@ def _codes_by_status() -> dict[int, list[str]]:
     return codes
 
 
-def documented(status: int, answer: type, problems: tuple[int, ...]) -> dict[int, ResponseSpec]:
+def documented(status: int, answer: Any, problems: tuple[int, ...]) -> dict[int, ResponseSpec]:
     """List a route's answers for the API document: the good one and its problems by status."""
     responses = {status: ResponseSpec(answer, generate_examples=False, description="Done")}
     codes = _codes_by_status()
@@ -170,8 +179,10 @@ def _inlined(node: Any, definitions: dict[str, Any]) -> Any:
     return inlined
 
 
-def described_parameters(*parameters: Parameter) -> type[Operation]:
-    """Make the operation class of a route that reads its query parameters itself."""
+def described_parameters(*parameters: Parameter, text_form: str | None = None) -> type[Operation]:
+    """Make the operation class of a route that reads its query parameters itself; `text_form` is
+    the media type of another form of its good answer.
+    """
 
     @dataclass
     class DescribedOperation(Operation):
@@ -179,6 +190,10 @@ def described_parameters(*parameters: Parameter) -> type[Operation]:
 
         def __post_init__(self) -> None:
             self.parameters = [*(self.parameters or []), *parameters]
+            good = (self.responses or {}).get("200")
+            if text_form is not None and isinstance(good, OpenAPIResponse):
+                media_type = OpenAPIMediaType(schema=Schema(type=OpenAPIType.STRING))
+                good.content = {**(good.content or {}), text_form: media_type}
 
     return DescribedOperation
 

@@ -15,6 +15,7 @@ from app.infra.http import (
     WRITE_PROBLEMS,
     HttpRequest,
     described_body,
+    described_parameters,
     documented,
     encode,
     json_answer,
@@ -27,6 +28,7 @@ from app.ledger.account_schemas import AccountBody, AccountsBody
 from app.ledger.bulk_routes import post_transactions
 from app.ledger.codes import Direction
 from app.ledger.dry_run_schemas import DryRunAnswer, dry_run_answer
+from app.ledger.history_parameters import BALANCE_PARAMETERS, balance_parameters
 from app.ledger.hold_routes import (
     get_hold,
     get_holds,
@@ -62,7 +64,10 @@ from app.ledger.schemas import (
     transaction_view,
     verify_answer,
 )
+from app.ledger.search_routes import find_transactions
 from app.ledger.service import LedgerService
+from app.ledger.statement_routes import HISTORY_PROBLEMS, get_statement
+from app.ledger.statement_schemas import BalanceAtAnswer, balance_at_answer
 from app.ledger.transfer_routes import (
     find_group,
     get_group,
@@ -175,11 +180,22 @@ async def _foreseen(
 @get(
     "/api/v1/balance/{account_id:str}",
     summary="Read a balance",
-    responses=documented(200, BalanceAnswer, ACCOUNT_PROBLEMS),
+    operation_class=described_parameters(*BALANCE_PARAMETERS),
+    responses=documented(200, BalanceAnswer | BalanceAtAnswer, HISTORY_PROBLEMS),
 )
-async def get_balance(account_id: AccountIdPath, state: State) -> Response[bytes]:
-    """Read a balance, exact at one instant: `available_balance` counts what is pending."""
-    return json_answer(balance_answer(await state.ledger.balance(account_id)))
+async def get_balance(
+    account_id: AccountIdPath, request: HttpRequest, state: State
+) -> Response[bytes]:
+    """Read a balance, exact at one instant: `available_balance` counts what is pending.
+
+    With `at`, the balance as of that instant, the other answer: what was booked at it or before. By
+    effective time what was backdated counts from then; more may be backdated later.
+    """
+    at, by = balance_parameters(request.query_params.multi_items())
+    if at is None:
+        return json_answer(balance_answer(await state.ledger.balance(account_id)))
+    answer = balance_at_answer(await state.ledger.statements.balance_at(account_id, at, by))
+    return json_answer(answer)
 
 
 @get(
@@ -213,19 +229,6 @@ async def get_transaction(
     """Find a transaction by its id, from the moment it was accepted and for ever."""
     wanted = uuid_of(transaction_id, "/transaction_id")
     return json_answer(await _viewed(state.ledger, await state.ledger.transaction(wanted)))
-
-
-@get(
-    "/api/v1/transactions",
-    summary="Find a transaction by key",
-    responses=documented(200, TransactionView, READ_PROBLEMS),
-)
-async def find_transaction(
-    state: State, key: Annotated[str, QueryParameter(name="idempotency_key")]
-) -> Response[bytes]:
-    """Find the transaction accepted under an Idempotency-Key: what became of an unclear request."""
-    wanted = idempotency_key(key) or ""
-    return json_answer(await _viewed(state.ledger, await state.ledger.transaction_by_key(wanted)))
 
 
 async def _viewed(ledger: LedgerService, transaction: Transaction) -> TransactionView:
@@ -304,8 +307,9 @@ def ledger_router(*, test_mode: bool) -> Router:
         get_balance,
         get_pending,
         get_transaction,
-        find_transaction,
         post_reversal,
+        find_transactions,
+        get_statement,
         post_account,
         get_account,
         patch_account,

@@ -42,6 +42,9 @@ from app.ledger.model import (
     check_customer_account_id,
 )
 from app.ledger.reversals import ReversalRequest
+from app.ledger.search import Searches
+from app.ledger.statement_store import HistoryStore
+from app.ledger.statements import Statements
 from app.ledger.store import LedgerStore
 from app.ledger.transfers import GroupAcceptance, TransferGroup, TransferRequest
 from app.ledger.unit import Unit
@@ -79,6 +82,8 @@ class LedgerService:
         self._changes = changes
         self._accounts = KnownAccounts(store, mode)
         self._dry_run = DryRun(store, mode)
+        history = HistoryStore(store)
+        self.statements, self.searches = Statements(history), Searches(history)
         self.holds = Holds(
             self._accounts,
             groups,

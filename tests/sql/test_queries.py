@@ -6,7 +6,7 @@ import pytest
 
 from app.infra.queries import Query, load_queries
 
-QUERIES = load_queries("ledger") | load_queries("verify")
+QUERIES = load_queries("ledger") | load_queries("verify") | load_queries("reads")
 
 
 @pytest.mark.parametrize("query", QUERIES.values(), ids=QUERIES)
