@@ -58,7 +58,7 @@ class HistoryStore:
     ) -> list[HistoryEntry]:
         """Read entries after a place and before an instant, in the order they were booked."""
         rows = await self._fetch("statement_rows", account.account_no, *after, end, limit)
-        return [_entry(row, account) for row in rows]
+        return [_entry(row) for row in rows]
 
     async def search(
         self, wanted: Search, account: Account | None, start: datetime, before: Place
@@ -66,11 +66,11 @@ class HistoryStore:
         """Find at most one entry more than a page; and, if fewer were found among as many as may be
         looked at, the place of the last of those.
         """
-        by_reference = wanted.reference is not None
         account_no = None if account is None else account.account_no
         rows = await self._fetch(
-            "search_reference" if by_reference else "search_account",
-            wanted.reference if by_reference else account_no,
+            "search",
+            account_no,
+            wanted.reference,
             start,
             *before,
             wanted.status,
@@ -80,7 +80,6 @@ class HistoryStore:
             None if not wanted.metadata else encode_json(wanted.metadata).decode(),
             wanted.limit + 1,
             limits.SEARCH_LOOKED_AT_MAX,
-            *([account_no] if by_reference else []),
         )
         found = [_entry(row) for row in rows if row["batch_seq"] is not None]
         last = rows[0]
@@ -92,6 +91,6 @@ class HistoryStore:
         return await self.store.fetch_sql(READ_QUERIES[name], *arguments)
 
 
-def _entry(row: _Row, account: Account | None = None) -> HistoryEntry:
+def _entry(row: _Row) -> HistoryEntry:
     place = Place(row["created_at"], row["batch_seq"], row["item_no"])
-    return HistoryEntry(transaction_of(row, account), place)
+    return HistoryEntry(transaction_of(row), place)

@@ -214,7 +214,7 @@ END $$;
 -- What an account had of all that was booked before an instant, as far as it is visible to this statement;
 -- nothing where the months that this would have to be read from are detached.
 CREATE FUNCTION booked_before_v1(p_account_no bigint, p_before timestamptz) RETURNS numeric
-LANGUAGE plpgsql STABLE SET plan_cache_mode = force_custom_plan AS $$
+LANGUAGE plpgsql STABLE SET plan_cache_mode = force_custom_plan SET enable_seqscan = off AS $$
 DECLARE
     v_from    timestamptz := '-infinity';
     v_settled numeric := 0;
@@ -241,6 +241,80 @@ BEGIN
                 WHERE b.batch_seq = p.batch_seq
                   AND (v_last.settlement_id IS NULL OR b.settlement_id IS NULL OR b.settlement_id > v_last.settlement_id)
                OFFSET 0) AS unfolded);
+END $$;
+
+-- What a list of entries shows of one.
+CREATE TYPE listed_entry AS (
+    batch_seq bigint, item_no smallint, created_at timestamptz, change_minor bigint, transaction_id uuid, reference text,
+    metadata text, effective_at timestamptz, reverses uuid, status text, mode text, attempt_id bigint, updated_at timestamptz,
+    account_no bigint, account_id text, currency text, exponent smallint, transfer_id uuid, other_account_id text
+);
+
+-- An account's entries after a place and before an instant, in the order they were booked. Its settings keep the
+-- planner to the index in its order: what it knows of how many entries one of many accounts has may be far off.
+CREATE FUNCTION statement_rows_v1(
+    p_account_no bigint, p_after_at timestamptz, p_after_batch_seq bigint, p_after_item_no smallint, p_before timestamptz, p_limit bigint
+) RETURNS SETOF listed_entry
+LANGUAGE plpgsql STABLE SET plan_cache_mode = force_custom_plan
+SET enable_seqscan = off SET enable_bitmapscan = off SET enable_sort = off AS $$
+BEGIN
+    RETURN QUERY
+    SELECT e.batch_seq, e.item_no, e.created_at, e.change_minor, e.transaction_id, e.reference, e.metadata::text, e.effective_at,
+           e.reverses, b.status, b.mode, b.attempt_id, coalesce(b.settled_at, e.created_at), a.account_no, a.account_id::text,
+           a.currency::text, a.exponent, t.transfer_id, t.other_account_id::text
+      FROM (SELECT * FROM journal_entries
+             WHERE account_no = p_account_no AND created_at >= p_after_at AND created_at < p_before
+               AND (created_at, batch_seq, item_no) > (p_after_at, p_after_batch_seq, p_after_item_no)
+             ORDER BY created_at, batch_seq, item_no LIMIT p_limit) AS e
+     CROSS JOIN LATERAL (SELECT * FROM journal_batches b WHERE b.batch_seq = e.batch_seq OFFSET 0) AS b
+     CROSS JOIN LATERAL (SELECT * FROM accounts a WHERE a.account_no = e.account_no OFFSET 0) AS a
+      LEFT JOIN LATERAL transfer_of_v1(e.batch_seq, e.created_at, e.item_no, b.transfer_nos) AS t ON true
+     ORDER BY e.created_at, e.batch_seq, e.item_no;
+END $$;
+
+-- Entries before a place that are as wanted, the newest first: those with a reference or, without one, of an
+-- account. Looks at p_looked_at_max of them at most, and at no more than it takes to find p_limit.
+CREATE FUNCTION search_v1(
+    p_account_no bigint, p_reference text, p_from timestamptz, p_before_at timestamptz, p_before_batch_seq bigint, p_before_item_no smallint,
+    p_status text, p_direction text, p_amount_min numeric, p_amount_max numeric, p_metadata text, p_limit bigint, p_looked_at_max bigint
+) RETURNS SETOF listed_entry
+LANGUAGE plpgsql STABLE SET enable_seqscan = off SET enable_bitmapscan = off SET enable_sort = off AS $$
+BEGIN
+    RETURN QUERY EXECUTE format($sql$
+        SELECT e.batch_seq, e.item_no, e.created_at, e.change_minor, e.transaction_id, e.reference, e.metadata::text, e.effective_at,
+               e.reverses, b.status, b.mode, b.attempt_id, coalesce(b.settled_at, e.created_at), a.account_no, a.account_id::text,
+               a.currency::text, a.exponent, t.transfer_id, t.other_account_id::text
+          FROM (SELECT * FROM journal_entries
+                 WHERE %1$s AND created_at >= $3 AND created_at <= $4 AND (created_at, batch_seq, item_no) < ($4, $5, $6)
+                 ORDER BY created_at DESC, batch_seq DESC, item_no DESC LIMIT $13) AS e
+         CROSS JOIN LATERAL (SELECT * FROM journal_batches b WHERE b.batch_seq = e.batch_seq OFFSET 0) AS b
+         CROSS JOIN LATERAL (SELECT * FROM accounts a WHERE a.account_no = e.account_no OFFSET 0) AS a
+          LEFT JOIN LATERAL transfer_of_v1(e.batch_seq, e.created_at, e.item_no, b.transfer_nos) AS t ON true
+         WHERE ($1 IS NULL OR e.account_no = $1)
+           AND ($7 IS NULL OR b.status = $7) AND ($8 IS NULL OR (e.change_minor > 0) = ($8 = 'credit'))
+           AND ($9 IS NULL OR abs(e.change_minor) >= $9 * 10::numeric ^ a.exponent)
+           AND ($10 IS NULL OR abs(e.change_minor) <= $10 * 10::numeric ^ a.exponent)
+           AND ($11 IS NULL OR e.metadata @> $11::jsonb)
+         ORDER BY e.created_at DESC, e.batch_seq DESC, e.item_no DESC LIMIT $12 $sql$,
+        CASE WHEN p_reference IS NULL THEN 'account_no = $1' ELSE 'reference = $2' END)
+    USING p_account_no, p_reference, p_from, p_before_at, p_before_batch_seq, p_before_item_no,
+          p_status, p_direction, p_amount_min, p_amount_max, p_metadata, p_limit, p_looked_at_max;
+END $$;
+
+-- Where a search ends that looked at as many as it may; nothing where there are fewer.
+CREATE FUNCTION search_end_v1(
+    p_account_no bigint, p_reference text, p_from timestamptz, p_before_at timestamptz, p_before_batch_seq bigint, p_before_item_no smallint,
+    p_looked_at_max bigint, OUT ended_at timestamptz, OUT ended_batch_seq bigint, OUT ended_item_no smallint
+)
+LANGUAGE plpgsql STABLE SET enable_seqscan = off SET enable_bitmapscan = off SET enable_sort = off AS $$
+BEGIN
+    EXECUTE format($sql$
+        SELECT created_at, batch_seq, item_no FROM journal_entries
+         WHERE %1$s AND created_at >= $3 AND created_at <= $4 AND (created_at, batch_seq, item_no) < ($4, $5, $6)
+         ORDER BY created_at DESC, batch_seq DESC, item_no DESC OFFSET $7 - 1 LIMIT 1 $sql$,
+        CASE WHEN p_reference IS NULL THEN 'account_no = $1' ELSE 'reference = $2' END)
+    INTO ended_at, ended_batch_seq, ended_item_no
+    USING p_account_no, p_reference, p_from, p_before_at, p_before_batch_seq, p_before_item_no, p_looked_at_max;
 END $$;
 
 -- Detach the journal's months before the beginning of one. The tables stay, as append-only as they were.
