@@ -163,7 +163,8 @@ END $$;
 
 -- The latest settlement line of an account up to a settlement, by halving: its lines' versions and settlements
 -- rise together, so it takes as many steps as the version has bits, without an index of its own.
-CREATE FUNCTION settled_by_v1(p_account_no bigint, p_settlement_id bigint) RETURNS numeric LANGUAGE plpgsql STABLE AS $$
+CREATE FUNCTION settled_by_v1(p_account_no bigint, p_settlement_id bigint) RETURNS numeric
+LANGUAGE plpgsql STABLE SET plan_cache_mode = force_generic_plan AS $$
 DECLARE
     v_low     bigint := 0;
     v_high    bigint;
@@ -301,13 +302,17 @@ BEGIN
           p_status, p_direction, p_amount_min, p_amount_max, p_metadata, p_limit, p_looked_at_max;
 END $$;
 
--- Where a search ends that looked at as many as it may; nothing where there are fewer.
+-- Where a search ends that looked at as many as it may; nothing where there are fewer, or unless p_is_short: it
+-- has found a page.
 CREATE FUNCTION search_end_v1(
     p_account_no bigint, p_reference text, p_from timestamptz, p_before_at timestamptz, p_before_batch_seq bigint, p_before_item_no smallint,
-    p_looked_at_max bigint, OUT ended_at timestamptz, OUT ended_batch_seq bigint, OUT ended_item_no smallint
+    p_looked_at_max bigint, p_is_short boolean, OUT ended_at timestamptz, OUT ended_batch_seq bigint, OUT ended_item_no smallint
 )
 LANGUAGE plpgsql STABLE SET enable_seqscan = off SET enable_bitmapscan = off SET enable_sort = off AS $$
 BEGIN
+    IF NOT p_is_short THEN
+        RETURN;
+    END IF;
     EXECUTE format($sql$
         SELECT created_at, batch_seq, item_no FROM journal_entries
          WHERE %1$s AND created_at >= $3 AND created_at <= $4 AND (created_at, batch_seq, item_no) < ($4, $5, $6)

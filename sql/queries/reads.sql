@@ -12,8 +12,9 @@ SELECT journal_watermark_v1($1) AS watermark, clock_timestamp() AS now, d.before
 -- What an account had after a place in its history; NULL where that is detached. See booked_before_v1.
 -- Params: $1 account_no bigint, $2 at timestamptz, $3 batch_seq bigint, $4 item_no smallint
 SELECT booked_before_v1($1, $2) + coalesce((
-       SELECT sum(e.change_minor) FROM journal_entries e
-        WHERE e.account_no = $1 AND e.created_at = $2 AND (e.batch_seq, e.item_no) <= ($3, $4)), 0) AS balance_minor
+       SELECT sum(e.change_minor)
+         FROM (SELECT * FROM journal_entries WHERE account_no = $1 AND created_at = $2 OFFSET 0) AS e
+        WHERE (e.batch_seq, e.item_no) <= ($3, $4)), 0) AS balance_minor
 
 -- name: backdated_since
 -- What was booked from an instant on and counts before it.
@@ -35,8 +36,6 @@ WITH page AS MATERIALIZED (
     SELECT * FROM search_v1($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)
 )
 SELECT l.ended_at, l.ended_batch_seq, l.ended_item_no, p.*
-  FROM (SELECT) AS one
-  LEFT JOIN LATERAL (
-       SELECT * FROM search_end_v1($1, $2, $3, $4, $5, $6, $13) WHERE (SELECT count(*) FROM page) < $12) AS l ON true
+  FROM search_end_v1($1, $2, $3, $4, $5, $6, $13, (SELECT count(*) FROM page) < $12) AS l
   LEFT JOIN page p ON true
  ORDER BY p.created_at DESC, p.batch_seq DESC, p.item_no DESC

@@ -1,0 +1,133 @@
+"""Reads look at what they answer with, and at no whole table, however long history is.
+
+The figures are those of PostgreSQL's own counters inside one SQL transaction, so what functions
+read counts as well.
+"""
+
+import asyncio
+from collections.abc import Iterator
+from datetime import timedelta
+from typing import Any
+
+import asyncpg
+import pytest
+
+from app.infra.embedded import EmbeddedPostgres
+from bench.growth.long_history import HOT, OTHER, QUERIES, Filled, fill
+from tests.conftest import database_url_of
+
+BATCHES, ACCOUNTS, ENTRIES = 2_000, 400, 50
+LARGE = ("journal_entries", "journal_batches", "settlement_lines")
+COUNTED = """
+SELECT coalesce(sum(seq_tup_read) FILTER (WHERE n_live > 0), 0)::bigint AS scanned,
+       coalesce(sum(idx_tup_fetch), 0)::bigint AS fetched
+  FROM (SELECT relname, seq_tup_read, idx_tup_fetch, pg_stat_get_live_tuples(relid) AS n_live
+          FROM pg_stat_xact_user_tables) AS t
+ WHERE relname ~ $1
+"""
+# Half of a batch's entries are the busy account's; 20 batches are pending, and as many in a
+# settlement.
+PENDING = 20 * ENTRIES // 2
+PAGE = 101 * 3 + 100
+# What is asked of which account, and how many rows it may fetch.
+READS: list[tuple[str, str, int]] = [
+    ("balance", "busy", 3 * PENDING),
+    ("balance", "quiet", 100),
+    ("booked_at", "busy", 2 * PENDING),
+    ("booked_at", "quiet", 200),
+    ("backdated_since", "busy", 0),
+    ("statement_rows", "busy", PAGE),
+    ("statement_rows", "quiet", PAGE),
+    ("search", "busy", PAGE),
+    ("search", "quiet", PAGE),
+    ("search none found", "busy", 1_000 * 4 + 100),
+    ("search reference", "busy", PAGE),
+    ("pending_page", "busy", 6 * PENDING),
+    ("pending_page", "quiet", 200),
+    ("entry_by_position", "busy", 5),
+    ("accounts_to_load", "busy", 3 * PENDING),
+    ("accounts_to_load", "quiet", 200),
+]
+
+
+@pytest.fixture(scope="module")
+def history_url(postgres_server: EmbeddedPostgres) -> str:
+    return database_url_of(postgres_server, "long_history")
+
+
+@pytest.fixture(scope="module")
+def filled(postgres_server: EmbeddedPostgres, history_url: str) -> Iterator[Filled]:
+    """A database with a hundred thousand entries, half of them on one account."""
+
+    async def prepare() -> Filled:
+        admin = await asyncpg.connect(postgres_server.url)
+        await admin.execute("CREATE DATABASE long_history TEMPLATE template_subbalance")
+        await admin.close()
+        connection = await asyncpg.connect(history_url)
+        written = await fill(connection, BATCHES, ACCOUNTS, ENTRIES)
+        await connection.close()
+        return written
+
+    async def remove() -> None:
+        admin = await asyncpg.connect(postgres_server.url)
+        await admin.execute("DROP DATABASE long_history WITH (FORCE)")
+        await admin.close()
+
+    yield asyncio.run(prepare())
+    asyncio.run(remove())
+
+
+def arguments_of(name: str, whose: str, filled: Filled) -> tuple[str, list[Any]]:
+    at = filled.last_at - timedelta(seconds=BATCHES * 5)
+    account_no = filled.hot_no + (0 if whose == "busy" else 7)
+    place, first = [at, -1, -1], at - timedelta(days=9_000)
+    anything, limits = [None] * 5, [101, 1_000]
+    asked: dict[str, tuple[str, list[Any]]] = {
+        "balance": ("balance", [HOT if whose == "busy" else OTHER]),
+        "booked_at": ("booked_at", [account_no, *place]),
+        "backdated_since": ("backdated_since", [account_no, at]),
+        "statement_rows": ("statement_rows", [account_no, *place, filled.last_at, 101]),
+        "search": ("search", [account_no, None, first, *place, *anything, *limits]),
+        "search none found": (
+            "search",
+            [account_no, None, first, *place, None, "debit", None, None, None, *limits],
+        ),
+        "search reference": ("search", [None, "invoice 7", first, *place, *anything, *limits]),
+        "pending_page": ("pending_page", [account_no, 0, -1, 101]),
+        "entry_by_position": ("entry_by_position", [BATCHES // 2, 4]),
+        "accounts_to_load": ("accounts_to_load", [[account_no]]),
+    }
+    return asked[name]
+
+
+@pytest.mark.parametrize(("name", "whose", "most"), READS)
+async def test_a_read_looks_at_little(
+    filled: Filled, history_url: str, name: str, whose: str, most: int
+) -> None:
+    query, arguments = arguments_of(name, whose, filled)
+    connection = await asyncpg.connect(history_url)
+    tables = f"^({'|'.join(LARGE)})"
+    statement = await connection.prepare(QUERIES[query])
+    for _ in range(7):  # from the sixth on the plan may be one for any parameters
+        async with connection.transaction():
+            before = await connection.fetchrow(COUNTED, tables)
+            rows = await statement.fetch(*arguments)
+            after = await connection.fetchrow(COUNTED, tables)
+        assert rows
+        assert after["scanned"] == before["scanned"], "a table is read from end to end"
+        assert after["fetched"] - before["fetched"] <= most
+    await connection.close()
+
+
+async def test_the_indexes_are_those_that_reads_rely_on(filled: Filled, history_url: str) -> None:
+    connection = await asyncpg.connect(history_url)
+    rows = await connection.fetch(
+        "SELECT indexname FROM pg_indexes WHERE tablename = 'journal_entries' ORDER BY 1"
+    )
+    await connection.close()
+    assert [row["indexname"] for row in rows] == [
+        "journal_entries_account_at",
+        "journal_entries_effective",
+        "journal_entries_pkey",
+        "journal_entries_reference",
+    ]
