@@ -16,6 +16,13 @@ import msgspec
 import tenacity
 
 from app import errors
+from app.events.courier import Courier, Sink
+from app.events.feed import Feed
+from app.events.nats_stream import NatsStream
+from app.events.redis_stream import RedisStream
+from app.events.service import EventsService
+from app.events.store import EventStore
+from app.events.webhooks import Webhooks
 from app.infra.migrations import check_schema, migrate
 from app.infra.postgres import POSTGRES_ERRORS, listen_always, open_pool
 from app.infra.redis import open_redis
@@ -56,6 +63,7 @@ DEMO_ACCOUNTS = {"ACC001": "1000000", "ACC002": "500000", "ACC003": "2000000"}
 EPOCH_CHANNEL = "ledger_epoch"
 _STARTUP_WAIT_S = 15
 _PROBE_CONNECTIONS = 2
+_EVENT_CONNECTIONS = 3
 # A reservation this many times older than the reaper allows is a leak it did not end.
 _LEAK_AGES = 3
 _SETTLER_TIMEOUT_MS = 60_000
@@ -67,6 +75,7 @@ class Services(msgspec.Struct, frozen=True):
 
     settings: Settings
     ledger: LedgerService
+    events: EventsService
 
 
 class WorkerServices(msgspec.Struct, frozen=True):
@@ -79,6 +88,8 @@ class WorkerServices(msgspec.Struct, frozen=True):
     consistency: ConsistencyCheck
     sweeper: Sweeper
     expiry: HoldExpiry
+    couriers: tuple[Courier, ...]
+    webhooks: Webhooks
 
 
 class OperatorServices(msgspec.Struct, frozen=True):
@@ -143,7 +154,7 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
         ledger = LedgerService(
             settings, store, batcher, groups, parts.mode, health, verifier, attempts, changes
         )
-        yield Services(settings, ledger)
+        yield Services(settings, ledger, EventsService(settings, EventStore(store)))
 
 
 def _batchers(
@@ -206,7 +217,31 @@ async def open_worker_services(settings: Settings) -> AsyncIterator[WorkerServic
             ),
             Sweeper(parts.mode, probes),
             _expiry(stack, settings, parts, store, attempts),
+            *await _tellers(stack, settings),
         )
+
+
+async def _tellers(
+    stack: AsyncExitStack, settings: Settings
+) -> tuple[tuple[Courier, ...], Webhooks]:
+    """Make what tells others of events, with connections of its own, so that it keeps nobody
+    waiting.
+    """
+    rules, timeout_ms = settings.events, settings.postgres.timeout_ms
+    pool = await stack.enter_async_context(_pool(settings, timeout_ms, _EVENT_CONNECTIONS))
+    store = EventStore(LedgerStore(pool, timeout_ms))
+    feed = Feed(store)
+    sinks: list[Sink] = []
+    if rules.stream_items:
+        url = rules.redis_url or settings.redis.url
+        redis = await stack.enter_async_context(open_redis(url, settings.redis.timeout_ms, 1))
+        sinks.append(RedisStream(redis, rules))
+    if rules.nats_url:
+        nats = NatsStream(rules)
+        stack.push_async_callback(nats.close)
+        sinks.append(nats)
+    couriers = tuple(Courier(feed, store, sink) for sink in sinks)
+    return couriers, Webhooks(feed, store, rules)
 
 
 def _expiry(

@@ -88,6 +88,40 @@ VERIFY_ON_DEMAND_S: Final = 20.0
 VERIFY_COMMAND_S: Final = 3_600.0
 VERIFY_KEPT: Final = 1_000
 
+# Events: how much of the journal is read at once, for sinks and for one who polls; how often a sink
+# that has nothing to tell looks again, and how long one that fails waits at most.
+EVENT_PAGE_BATCHES: Final = 500
+EVENT_PAGE_ENTRIES: Final = 500
+EVENT_PAGES_KEPT: Final = 8
+EVENT_BATCHES_LOOKED_AT: Final = 2_000
+EVENT_POLL_S: Final = 0.2
+EVENT_RETRY_S: Final = 10.0
+SEQUENCE_LENGTH_MAX: Final = 64
+STREAM_ITEMS_MAX: Final = 10_000_000
+STREAM_CHECK_S: Final = 1.0
+STREAM_WRITE_ITEMS: Final = 100
+NATS_MESSAGES_MAX: Final = 1_000_000
+NATS_BYTES_MAX: Final = 1024**3
+NATS_TIMEOUT_S: Final = 5.0
+
+# Webhooks: lanes in which one is told of several accounts at once; the first of each are kept.
+WEBHOOKS_MAX: Final = 100
+WEBHOOK_URL_LENGTH_MAX: Final = 2_048
+WEBHOOK_SECRET_BYTES_MIN: Final = 24
+WEBHOOK_SECRET_BYTES_MAX: Final = 64
+WEBHOOK_LANES: Final = 4
+WEBHOOK_ANSWER_BYTES_MAX: Final = 64 * 1024
+WEBHOOK_DETAIL_LENGTH_MAX: Final = 200
+WEBHOOK_LOOK_S: Final = 0.5
+WEBHOOK_RESOLVE_S: Final = 5.0
+WEBHOOK_ADDRESS_S: Final = 5.0
+WEBHOOK_TRIES_MAX: Final = 20
+WEBHOOK_WAIT_MAX_S: Final = 60.0
+WEBHOOK_SAVE_S: Final = 1.0
+DELIVERED_KEPT: Final = 1_000
+DEAD_KEPT: Final = 10_000
+DELIVERIES_FORGOTTEN_MAX: Final = 5_000
+
 # One process numbers its attempts below 2^36, enough for two years at a thousand a second; the
 # process number fills the bits above, enough for 134 million starts.
 ATTEMPTS_PER_PROCESS_MAX: Final = 2**36

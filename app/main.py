@@ -61,7 +61,11 @@ def _router(settings: Settings) -> Litestar:
         openapi_config=openapi_config(VERSION),
         request_max_body_size=limits.BODY_BYTES_MAX,
         state=State(
-            {"ledger": StartingLedger(), "default_currency": settings.ledger.default_currency}
+            {
+                "ledger": StartingLedger(),
+                "events": StartingLedger(),
+                "default_currency": settings.ledger.default_currency,
+            }
         ),
         debug=False,
         logging_config=None,
@@ -99,7 +103,9 @@ async def _live(
     """
     await receive()
     async with AsyncExitStack() as stack:
-        opening = Opening(settings, lambda ledger: setattr(app.state, "ledger", ledger))
+        opening = Opening(
+            settings, lambda ledger, events: app.state.update(ledger=ledger, events=events)
+        )
         stack.push_async_callback(opening.close)
         try:
             await opening.first_attempt()

@@ -19,6 +19,7 @@ _DURATION = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ms|s|m)?", re.ASCII)
 _SENTINEL_URL = re.compile(
     r"redis\+sentinel://(?::[^@/]*@)?[^:/@,]+:[0-9]+(?:,[^:/@,]+:[0-9]+)*/[^/]+(?:/[0-9]+)?"
 )
+_SUBJECT = re.compile(r"[A-Za-z0-9_-]{1,40}(\.[A-Za-z0-9_-]{1,40}){0,3}", re.ASCII)
 _UNIT_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, None: 1.0}
 _DURATION_SECONDS_MIN, _DURATION_SECONDS_MAX = 0.01, 3_600.0
 T = TypeVar("T")
@@ -81,6 +82,22 @@ class Reliability(msgspec.Struct, frozen=True, kw_only=True):
     consistency_interval_ms: int = 30_000  # SUBBALANCE_CONSISTENCY_INTERVAL
 
 
+class Events(msgspec.Struct, frozen=True, kw_only=True):
+    """Who is told of what happened, beside those who ask."""
+
+    redis_url: str = ""  # SUBBALANCE_EVENTS_REDIS_URL: REDIS_URL unless set
+    stream: str = "subbalance:events"  # SUBBALANCE_EVENTS_STREAM: its key
+    stream_items: int = 100_000  # SUBBALANCE_EVENTS_STREAM_ITEMS: kept, about; 0 turns it off
+    refill_ms: int = 600_000  # SUBBALANCE_EVENTS_REFILL: told again to a Redis that was emptied
+    nats_url: str = ""  # NATS_URL
+    nats_prefix: str = "deltran"  # NATS_TOPIC_PREFIX
+    webhook_tries: int = 8  # SUBBALANCE_WEBHOOK_TRIES: of one event, then it is given up
+    webhook_wait_ms: int = 1_000  # SUBBALANCE_WEBHOOK_WAIT: before the second try, then doubled
+    webhook_timeout_ms: int = 10_000  # SUBBALANCE_WEBHOOK_TIMEOUT: one try
+    webhook_dead_max: int = 20  # SUBBALANCE_WEBHOOK_DEAD_MAX: given up in a row, then disabled
+    webhooks_private: bool = False  # SUBBALANCE_WEBHOOKS_PRIVATE: to addresses of private networks
+
+
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """Everything an operator may choose."""
 
@@ -89,6 +106,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     postgres: Postgres = Postgres()
     ledger: Ledger = Ledger()
     reliability: Reliability = Reliability()
+    events: Events = Events()
     log_level: str = "info"  # LOG_LEVEL
 
     @property
@@ -124,6 +142,7 @@ def load_settings(environ: Mapping[str, str]) -> Settings:
         ),
         ledger=_ledger(reader),
         reliability=_reliability(reader),
+        events=_events(reader),
         log_level=reader.choice("LOG_LEVEL", "info", ("debug", "info", "warning", "error")),
     )
     reader.refuse_unknown()
@@ -187,10 +206,39 @@ def _reliability(reader: "_Reader") -> Reliability:
     )
 
 
-def _redis_url(value: str) -> str:
+def _events(reader: "_Reader") -> Events:
+    default = Events()
+    redis_url = reader.text("SUBBALANCE_EVENTS_REDIS_URL", default.redis_url)
+    prefix = reader.text("NATS_TOPIC_PREFIX", default.nats_prefix)
+    if not _SUBJECT.fullmatch(prefix):
+        raise InvalidSettings("NATS_TOPIC_PREFIX: words of letters, digits, '_' and '-' with dots")
+    return Events(
+        redis_url=_redis_url(redis_url, "SUBBALANCE_EVENTS_REDIS_URL") if redis_url else "",
+        stream=reader.text("SUBBALANCE_EVENTS_STREAM", default.stream),
+        stream_items=reader.integer(
+            "SUBBALANCE_EVENTS_STREAM_ITEMS", default.stream_items, 0, limits.STREAM_ITEMS_MAX
+        ),
+        refill_ms=reader.duration_ms("SUBBALANCE_EVENTS_REFILL", default.refill_ms),
+        nats_url=reader.text("NATS_URL", default.nats_url),
+        nats_prefix=prefix,
+        webhook_tries=reader.integer(
+            "SUBBALANCE_WEBHOOK_TRIES", default.webhook_tries, 1, limits.WEBHOOK_TRIES_MAX
+        ),
+        webhook_wait_ms=reader.duration_ms("SUBBALANCE_WEBHOOK_WAIT", default.webhook_wait_ms),
+        webhook_timeout_ms=reader.duration_ms(
+            "SUBBALANCE_WEBHOOK_TIMEOUT", default.webhook_timeout_ms
+        ),
+        webhook_dead_max=reader.integer(
+            "SUBBALANCE_WEBHOOK_DEAD_MAX", default.webhook_dead_max, 1, 1_000
+        ),
+        webhooks_private=reader.flag("SUBBALANCE_WEBHOOKS_PRIVATE", default.webhooks_private),
+    )
+
+
+def _redis_url(value: str, name: str = "REDIS_URL") -> str:
     if value.startswith("redis+sentinel:") and not _SENTINEL_URL.fullmatch(value):
         raise InvalidSettings(
-            "REDIS_URL: a Sentinel set is redis+sentinel://[:password@]host:port,host:port/master"
+            f"{name}: a Sentinel set is redis+sentinel://[:password@]host:port,host:port/master"
         )
     return value if "://" in value else f"redis://{value}"
 

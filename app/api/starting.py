@@ -7,6 +7,7 @@ from typing import Any, NoReturn
 
 from app import errors
 from app.bootstrap import open_services
+from app.events.service import EventsService
 from app.ledger.model import ComponentHealth, LedgerHealth
 from app.ledger.service import LedgerService
 from app.settings import Settings
@@ -45,15 +46,19 @@ class Opening:
     """Keeps the ledger open from when it can be until it is told to close."""
 
     def __init__(
-        self, settings: Settings, set_ledger: Callable[[LedgerService | StartingLedger], Any]
+        self,
+        settings: Settings,
+        set_services: Callable[
+            [LedgerService | StartingLedger, EventsService | StartingLedger], Any
+        ],
     ) -> None:
-        """`set_ledger` is given the stand-in at once and the ledger when it is open."""
+        """`set_services` is given the stand-in at once and the services when they are open."""
         self._settings = settings
-        self._set_ledger = set_ledger
+        self._set_services = set_services
         self._starting = StartingLedger()
         self._tried = asyncio.Event()
         self._closing = asyncio.Event()
-        set_ledger(self._starting)
+        set_services(self._starting, self._starting)
         self._task = asyncio.create_task(self._keep_open())
 
     async def first_attempt(self) -> None:
@@ -73,10 +78,10 @@ class Opening:
         while not self._closing.is_set():
             try:
                 async with open_services(self._settings) as services:
-                    self._set_ledger(services.ledger)
+                    self._set_services(services.ledger, services.events)
                     self._tried.set()
                     await self._closing.wait()
-                    self._set_ledger(self._starting)
+                    self._set_services(self._starting, self._starting)
                 return
             except errors.LedgerError as error:
                 is_outdated = isinstance(error, errors.InstanceOutdated)

@@ -54,6 +54,9 @@ async def _lead(services: WorkerServices) -> None:
             interval_s = rules.consistency_interval_ms / 1_000
             group.create_task(_always("consistency", services.consistency.step, interval_s))
         group.create_task(_always("sweep", services.sweeper.step, _SWEEP_S))
+        for courier in services.couriers:
+            group.create_task(courier.deliver_always())
+        group.create_task(services.webhooks.deliver_always())
 
 
 async def _settle(services: WorkerServices) -> None:

@@ -6,7 +6,8 @@ import pytest
 
 from app.infra.queries import Query, load_queries
 
-QUERIES = load_queries("ledger") | load_queries("verify") | load_queries("reads")
+FILES = ("ledger", "verify", "reads", "events")
+QUERIES = {name: query for file in FILES for name, query in load_queries(file).items()}
 
 
 @pytest.mark.parametrize("query", QUERIES.values(), ids=QUERIES)

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 import pytest
 
 from app import errors
+from app.events import errors as events
 from app.ledger.codes import Refused
 
 FAMILIES = (
@@ -14,6 +15,7 @@ FAMILIES = (
     errors.OutcomeUnknown,
     errors.InvariantViolation,
 )
+MODULES = {"app.errors", events.__name__}
 START_UP = {errors.UnusableRedis, errors.UnusableDatabase, errors.InvalidSettings}
 
 
@@ -23,7 +25,7 @@ def descendants(parent: type[errors.LedgerError]) -> Iterator[type[errors.Ledger
         yield from descendants(child)
 
 
-ALL = [each for each in descendants(errors.LedgerError) if each.__module__ == "app.errors"]
+ALL = [each for each in descendants(errors.LedgerError) if each.__module__ in MODULES]
 
 
 def test_code_words_are_unique() -> None:
