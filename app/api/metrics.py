@@ -1,13 +1,16 @@
 """Prometheus metrics of the ledger's state, gathered when they are asked for."""
 
-from collections.abc import Iterator
+import contextlib
+from collections.abc import Iterator, Sequence
 
 from litestar import Response, get
 from litestar.datastructures import State
-from prometheus_client.core import CollectorRegistry, GaugeMetricFamily, Metric
+from prometheus_client.core import CollectorRegistry, CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.registry import Collector
 
+from app.errors import Unavailable
+from app.events.model import SinkLag
 from app.infra.http import documented
 from app.ledger.codes import Mode
 from app.ledger.model import LedgerHealth
@@ -51,6 +54,24 @@ class _Snapshot(Collector):
             )
 
 
+class _Told(Collector):
+    """How events get away, sink by sink."""
+
+    def __init__(self, sinks: Sequence[SinkLag]) -> None:
+        self._sinks = sinks
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield each family once."""
+        what = "How long the oldest event waits that the sink was not told"
+        lag = GaugeMetricFamily("subbalance_events_lag_seconds", what, labels=["sink"])
+        what = "Events the sink was told, those it was told again counted again"
+        told = CounterMetricFamily("subbalance_events_told", what, labels=["sink"])
+        for each in self._sinks:
+            lag.add_metric([each.sink], each.lag_s)
+            told.add_metric([each.sink], each.told)
+        yield from (lag, told)
+
+
 def _gauge(name: str, what: str, value: float) -> GaugeMetricFamily:
     return GaugeMetricFamily(f"subbalance_{name}", what, value=float(value))
 
@@ -60,4 +81,6 @@ async def get_metrics(state: State) -> Response[bytes]:
     """Show the ledger's state, and the latest consistency check, in Prometheus' text format."""
     registry = CollectorRegistry(auto_describe=False)
     registry.register(_Snapshot(await state.ledger.health()))
+    with contextlib.suppress(Unavailable):
+        registry.register(_Told(await state.events.lags()))
     return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)

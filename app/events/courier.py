@@ -50,7 +50,7 @@ class Courier:
 
     async def deliver_always(self) -> None:
         """Tell the sink for ever; it is asked again later, and later, while it fails."""
-        wait_s = _RETRY_FIRST_S
+        self._cursor, wait_s = None, _RETRY_FIRST_S
         while True:
             try:
                 moved = await self.step()
@@ -80,7 +80,8 @@ class Courier:
             self._cursor = cursor
             return False
         mark = await self._sink.put(page.events, cursor) if page.events else cursor.mark
-        self._cursor = await self._store.move(self._sink.name, cursor, page.end, mark)
+        told = len(page.events)
+        self._cursor = await self._store.move(self._sink.name, cursor, page.end, mark, told)
         return True
 
     async def _wait(self, seconds: float) -> None:

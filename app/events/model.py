@@ -120,10 +120,11 @@ class Cursor(NamedTuple):
 
 
 class SinkLag(msgspec.Struct, frozen=True):
-    """How long the oldest event waits that a sink was not told."""
+    """How long the oldest event waits that a sink was not told, and how many it was told."""
 
     sink: str
     lag_s: float
+    told: int
 
 
 class Webhook(msgspec.Struct, frozen=True, kw_only=True):

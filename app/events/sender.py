@@ -78,11 +78,10 @@ class Sender:
         try:
             async for attempt in tenacity.AsyncRetrying(
                 retry=tenacity.retry_if_exception_type(_NotTaken),
-                wait=tenacity.wait_exponential_jitter(
-                    initial=self._rules.wait_s,
-                    max=limits.WEBHOOK_WAIT_MAX_S,
-                    jitter=self._rules.wait_s,
-                ),
+                wait=tenacity.wait_exponential(
+                    multiplier=self._rules.wait_s, max=limits.WEBHOOK_WAIT_MAX_S
+                )
+                + tenacity.wait_random(0, self._rules.wait_s),
                 stop=tenacity.stop_after_attempt(self._rules.tries),
                 reraise=True,
             ):

@@ -54,7 +54,7 @@ class EventStore:
         """Tell how far each sink is behind; one that is disabled is not waited for."""
         rows = await self._fetch("event_cursors")
         return [
-            SinkLag(row["sink"], row["lag_s"] or 0.0)
+            SinkLag(row["sink"], row["lag_s"] or 0.0, row["told_count"])
             for row in rows
             if row["webhook_status"] != WebhookStatus.DISABLED
         ]
@@ -64,9 +64,11 @@ class EventStore:
         rows = await self._fetch("event_cursor", sink)
         return Cursor(_position(rows[0]), rows[0]["generation"], rows[0]["mark"]) if rows else None
 
-    async def move(self, sink: str, old: Cursor, new: Position, mark: str | None) -> Cursor | None:
+    async def move(
+        self, sink: str, old: Cursor, new: Position, mark: str | None, told: int = 0
+    ) -> Cursor | None:
         """Put a cursor elsewhere; None when somebody else has moved it meanwhile."""
-        rows = await self._fetch("move_event_cursor", sink, old.generation, *new, mark)
+        rows = await self._fetch("move_event_cursor", sink, old.generation, *new, mark, told)
         return Cursor(new, rows[0][0], mark) if rows else None
 
     async def finish_page(

@@ -17,6 +17,7 @@ from app import limits
 from app.events.errors import WebhookUrlRefused
 
 _PORTS = {"http": 80, "https": 443}
+_PORT_MAX = 65_535
 # Addresses in which another one is written that a gateway may forward to.
 _TRANSLATED = tuple(
     ipaddress.ip_network(network) for network in ("64:ff9b::/96", "64:ff9b:1::/48", "::/96")
@@ -48,8 +49,8 @@ def check_url(text: str) -> httpx.URL:
     if url.userinfo or url.fragment:
         sentence = "A URL may have neither credentials nor a fragment."
         raise WebhookUrlRefused(sentence, pointer=pointer)
-    if url.port == 0:
-        raise WebhookUrlRefused("There is no port 0.", pointer=pointer)
+    if url.port is not None and not 0 < url.port <= _PORT_MAX:
+        raise WebhookUrlRefused(f"A port is from 1 to {_PORT_MAX}.", pointer=pointer)
     return url
 
 

@@ -117,11 +117,12 @@ class Webhooks:
         self._settings = settings
         self._tasks: dict[UUID, tuple[int, asyncio.Task[None]]] = {}
         self._forgot_at = 0.0
-        # Looking a host up occupies a thread, for as long as the servers of its name please.
-        self._threads = ThreadPoolExecutor(limits.WEBHOOKS_MAX, "webhook-hosts")
+        self._threads: ThreadPoolExecutor | None = None
 
     async def deliver_always(self) -> None:
         """Tell webhooks for ever; what the API changes is seen within a second."""
+        # Looking a host up occupies a thread, for as long as the servers of its name please.
+        self._threads = ThreadPoolExecutor(limits.WEBHOOKS_MAX, "webhook-hosts")
         try:
             while True:
                 try:

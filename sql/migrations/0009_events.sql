@@ -11,6 +11,7 @@ CREATE INDEX journal_batches_time ON journal_batches (created_at, batch_seq);
 
 -- Everything before this place was told to the sink: a time; what happened then, 0 acceptance or 1 settlement;
 -- the batch; and the step in it, four for each item. It goes on only from the generation that its reader read.
+-- told_count counts what was told twice twice.
 CREATE TABLE event_cursors (
     sink       text        PRIMARY KEY,
     at         timestamptz NOT NULL,
@@ -19,6 +20,7 @@ CREATE TABLE event_cursors (
     step       integer     NOT NULL DEFAULT 0,
     generation bigint      NOT NULL DEFAULT 1,
     mark       text,
+    told_count bigint      NOT NULL DEFAULT 0,
     updated_at timestamptz NOT NULL
 ) WITH (fillfactor = 50);
 

@@ -52,7 +52,7 @@ SELECT u.at, u.kind, u.batch_seq, u.created_at, u.mode, u.attempt_id,
 -- name: event_cursors
 -- Where the sinks stand, and since when the oldest thing waits that a sink was not told.
 -- Params: none
-SELECT c.sink, c.at, c.kind, c.batch_seq, c.step, c.generation, c.mark, c.updated_at, w.status AS webhook_status,
+SELECT c.sink, c.at, c.kind, c.batch_seq, c.step, c.generation, c.mark, c.told_count, c.updated_at, w.status AS webhook_status,
        greatest(0, extract(epoch FROM clock_timestamp() - least(
            (SELECT b.created_at FROM journal_batches b
              WHERE (b.created_at, b.batch_seq) >= (c.at, CASE WHEN c.kind = 0 THEN c.batch_seq ELSE 9223372036854775807 END)
@@ -69,9 +69,9 @@ SELECT sink, at, kind, batch_seq, step, generation, mark FROM event_cursors WHER
 
 -- name: move_event_cursor
 -- Put a sink's cursor elsewhere, unless somebody else has since it was read; tells its new generation.
--- Params: $1 sink text, $2 generation bigint, $3 at timestamptz, $4 kind smallint, $5 batch_seq bigint, $6 step integer, $7 mark text
+-- Params: $1 sink text, $2 generation bigint, $3 at timestamptz, $4 kind smallint, $5 batch_seq bigint, $6 step integer, $7 mark text, $8 told bigint
 UPDATE event_cursors
-   SET at = $3, kind = $4, batch_seq = $5, step = $6, mark = $7, generation = generation + 1, updated_at = clock_timestamp()
+   SET at = $3, kind = $4, batch_seq = $5, step = $6, mark = $7, told_count = told_count + $8, generation = generation + 1, updated_at = clock_timestamp()
  WHERE sink = $1 AND generation = $2
 RETURNING generation
 
@@ -87,7 +87,8 @@ WITH written AS (
      WHERE w.webhook_id = $1
 )
 UPDATE event_cursors
-   SET at = $3, kind = $4, batch_seq = $5, step = $6, generation = generation + 1, updated_at = clock_timestamp()
+   SET at = $3, kind = $4, batch_seq = $5, step = $6, told_count = told_count + cardinality($7::text[]),
+       generation = generation + 1, updated_at = clock_timestamp()
  WHERE sink = 'webhook:' || $1::uuid AND generation = $2
 RETURNING generation
 
