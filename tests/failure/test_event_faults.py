@@ -250,13 +250,8 @@ async def test_a_redis_that_was_flushed_just_before_it_is_told_has_no_gap(
     courier._sink._checked_at = asyncio.get_running_loop().time() + 60  # type: ignore[attr-defined]
     redis_client.flushall()
     await open_account("B", "10")
-
-    async def step_until_told() -> None:
-        while not await courier.step():
-            await asyncio.sleep(0.01)
-
     with pytest.raises(SinkFailed, match="emptied"):
-        await asyncio.wait_for(step_until_told(), 10)
+        await eventually(courier.step)
     assert redis_client.xlen(STREAM) == 0
     async with telling(worker):
         await eventually(lambda: redis_client.xlen(STREAM) == 2)
