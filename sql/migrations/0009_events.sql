@@ -3,7 +3,7 @@
 -- Why: every change of the ledger is told to others. The journal is the outbox: what is told is read out of the
 -- rows that the change itself wrote, in its own SQL transaction, so nothing is told that was not done and nothing
 -- that was done can be missed. Locks: SHARE on journal_batches while its index is built, waited for at most two
--- seconds; the journal waits meanwhile, about a second for a million batches. Safe while old code runs: yes.
+-- seconds; the journal waits meanwhile, for as long as it takes to sort the batches. Safe while old code runs: yes.
 
 -- Events in the order in which they are told: what was accepted by the time it was journaled. One row a batch.
 SET LOCAL lock_timeout = '2s';

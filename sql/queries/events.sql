@@ -10,25 +10,28 @@ SELECT event_watermark_v1($1)
 -- accepted (kind 0) by their time, and batches that were settled (kind 1) by that of their settlement, at most
 -- so many batches and about so many entries. A batch without entries that are wanted has a row without one.
 -- Params: $1 at timestamptz, $2 kind smallint, $3 batch_seq bigint, $4 step integer, $5 before timestamptz, $6 batches_max bigint, $7 entries_max bigint, $8 account_no bigint
-WITH batches AS (
+WITH bounds AS MATERIALIZED (
+    -- No more settlements than a page could need, so nothing from behind them either.
+    SELECT least($5, (SELECT s.settled_at FROM settlements s WHERE s.settled_at >= $1 ORDER BY s.settled_at OFFSET 4 LIMIT 1)) AS before
+), batches AS MATERIALIZED (
     SELECT x.*, sum(x.entry_count) OVER (ORDER BY x.at, x.kind, x.batch_seq) - x.entry_count AS entries_before
       FROM (
         (SELECT b.created_at AS at, 0 AS kind, b.batch_seq, b.entry_count, b.created_at, b.mode, b.attempt_id, b.transfer_nos
            FROM journal_batches b
           WHERE (b.created_at, b.batch_seq) >= ($1, CASE WHEN $2 = 0::smallint THEN $3 ELSE 9223372036854775807 END)
-            AND b.created_at < $5 AND b.status <> 'VOID'
+            AND b.created_at < (SELECT before FROM bounds) AND b.status <> 'VOID'
           ORDER BY b.created_at, b.batch_seq LIMIT $6)
         UNION ALL
         (SELECT s.settled_at, 1, b.*
-           FROM settlements s
+           FROM (SELECT settlement_id, settled_at FROM settlements
+                  WHERE settled_at >= $1 AND settled_at < (SELECT before FROM bounds) ORDER BY settled_at LIMIT 4) AS s
           CROSS JOIN LATERAL (
-                SELECT b.batch_seq, b.entry_count, b.created_at, b.mode, b.attempt_id, b.transfer_nos
-                  FROM journal_batches b
-                 WHERE b.settlement_id = s.settlement_id
-                   AND (s.settled_at > $1 OR $2 = 0::smallint OR b.batch_seq >= $3)
-                 ORDER BY b.batch_seq LIMIT $6) AS b
-          WHERE s.settled_at >= $1 AND s.settled_at < $5
-          ORDER BY s.settled_at, b.batch_seq LIMIT $6)
+                -- By the settlement's own index: in order of batches it might be looked for in the whole journal.
+                SELECT c.* FROM (
+                       SELECT b.batch_seq, b.entry_count, b.created_at, b.mode, b.attempt_id, b.transfer_nos
+                         FROM journal_batches b WHERE b.settlement_id = s.settlement_id OFFSET 0) AS c
+                 WHERE c.batch_seq >= CASE WHEN s.settled_at > $1 OR $2 = 0::smallint THEN 0 ELSE $3 END
+                 ORDER BY c.batch_seq LIMIT $6) AS b)
       ) AS x
      ORDER BY x.at, x.kind, x.batch_seq LIMIT $6
 )
@@ -36,16 +39,21 @@ SELECT u.at, u.kind, u.batch_seq, u.created_at, u.mode, u.attempt_id,
        CASE u.kind WHEN 0 THEN 'PENDING' ELSE 'SETTLED' END AS status, u.at AS updated_at,
        e.item_no, e.change_minor, e.transaction_id, e.reference, e.metadata::text, e.reverses,
        a.account_no, a.account_id, a.currency, a.exponent, t.transfer_id, t.other_account_id,
-       h.hold_id IS NOT NULL AS is_act
+       coalesce(e.is_act, false) AS is_act
   FROM batches u
-  LEFT JOIN (journal_entries e JOIN accounts a ON a.account_no = e.account_no)
-         ON e.batch_seq = u.batch_seq AND e.created_at = u.created_at
-        AND ($8::bigint IS NULL OR e.account_no = $8 OR EXISTS (
-             SELECT FROM hold_acts y JOIN holds o ON o.hold_id = y.hold_id
-              WHERE y.batch_seq = e.batch_seq AND y.item_no = e.item_no AND o.account_no = $8))
-        AND ((u.at, u.kind, u.batch_seq) <> ($1, $2, $3) OR e.item_no * 4 + 3 >= $4)
-  LEFT JOIN hold_acts h ON u.kind = 0 AND h.batch_seq = e.batch_seq AND h.item_no = e.item_no
-  LEFT JOIN LATERAL transfer_of_v1(e.batch_seq, e.created_at, e.item_no, u.transfer_nos) AS t ON u.transfer_nos IS NOT NULL
+  LEFT JOIN LATERAL (
+       -- Each batch by itself: without statistics a join of all at once would read the whole journal.
+       SELECT e.account_no, e.item_no, e.change_minor, e.transaction_id, e.reference, e.metadata, e.reverses,
+              h.hold_id IS NOT NULL AS is_act
+         FROM journal_entries e
+         LEFT JOIN hold_acts h ON u.kind = 0 AND h.batch_seq = e.batch_seq AND h.item_no = e.item_no
+        WHERE e.batch_seq = u.batch_seq AND e.created_at = u.created_at
+          AND ((u.at, u.kind, u.batch_seq) <> ($1, $2, $3) OR e.item_no * 4 + 3 >= $4)
+          AND ($8::bigint IS NULL OR e.account_no = $8
+               OR (SELECT o.account_no FROM holds o WHERE o.hold_id = h.hold_id) = $8)
+       OFFSET 0) AS e ON true
+  LEFT JOIN accounts a ON a.account_no = e.account_no
+  LEFT JOIN LATERAL transfer_of_v1(u.batch_seq, u.created_at, e.item_no, u.transfer_nos) AS t ON u.transfer_nos IS NOT NULL
  WHERE u.entries_before < $7
  ORDER BY u.at, u.kind, u.batch_seq, e.item_no
 
