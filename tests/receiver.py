@@ -147,7 +147,7 @@ async def telling(worker: WorkerServices) -> AsyncIterator[None]:
 async def all_events(api: httpx.AsyncClient, **asked: Any) -> list[dict[str, Any]]:
     """Read events page by page until there are no more."""
     events: list[dict[str, Any]] = []
-    cursor: str | None = None
+    cursor: str | None = asked.pop("cursor", None)
     while True:
         params = {"limit": 100, **asked, **({"cursor": cursor} if cursor else {})}
         answer = await api.get(EVENTS, params=params)

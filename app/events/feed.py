@@ -6,15 +6,16 @@ it.
 """
 
 import asyncio
+import logging
 from collections import OrderedDict
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 import msgspec
 
 from app import limits
-from app.events.model import STEPS, EventPage, EventType, Position, TellableEvent
+from app.events.model import STEPS, EventPage, EventType, Position, TellableEvent, Watermark
 from app.events.schemas import EventView, TransactionData
 from app.events.store import EventStore
 from app.infra.http import encode
@@ -26,7 +27,9 @@ from app.ledger.model import EXTERNAL_PREFIX, HOLDING_PREFIX
 from app.ledger.schemas import instant, transaction_view
 from app.ledger.store import account_of, transaction_of
 
+_log = logging.getLogger(__name__)
 _Row = Any
+_CLOCK_MARGIN = timedelta(minutes=1)
 _INTERNAL = (EXTERNAL_PREFIX, HOLDING_PREFIX)
 _ACCEPTED, _REVERSED, _ACT = 1, 2, 3
 _HOLD_TYPES = {
@@ -45,8 +48,8 @@ class Feed:
         self._store = store
         self._lock = asyncio.Lock()
         self._pages: OrderedDict[Position, EventPage] = OrderedDict()
-        self._before: datetime | None = None
-        self._before_at = 0.0
+        self._watermark: Watermark | None = None
+        self._asked_at = 0.0
         self._empty: set[Position] = set()
 
     async def page(self, start: Position) -> EventPage:
@@ -58,11 +61,11 @@ class Feed:
             if known is not None:
                 self._pages.move_to_end(start)
                 return known
-            before = await self._fresh_watermark()
-            if start in self._empty or start.at >= before:
-                return EventPage((), start)
+            watermark = await self._fresh_watermark(start)
+            if start in self._empty or start.at >= watermark.before:
+                return _nothing(start, watermark)
             page = await self._read(
-                start, before, limits.EVENT_PAGE_BATCHES, limits.EVENT_PAGE_ENTRIES
+                start, watermark.before, limits.EVENT_PAGE_BATCHES, limits.EVENT_PAGE_ENTRIES
             )
             if page.end == start:
                 self._empty.add(start)
@@ -74,9 +77,10 @@ class Feed:
 
     async def read(self, start: Position, account_no: int | None, limit: int) -> EventPage:
         """Read at most so many events from a place on, of one account or of all."""
-        before = await self._store.watermark()
+        watermark = await self._store.watermark()
+        before = watermark.before
         if start.at >= before:
-            return EventPage((), start)
+            return _nothing(start, watermark)
         batches_max = limits.EVENT_BATCHES_LOOKED_AT
         page = await self._read(start, before, batches_max, limit, account_no)
         if len(page.events) <= limit:
@@ -84,13 +88,15 @@ class Feed:
         events = page.events[:limit]
         return EventPage(events, events[-1].position.after_step)
 
-    async def _fresh_watermark(self) -> datetime:
+    async def _fresh_watermark(self, start: Position) -> Watermark:
+        """Ask at intervals, and when the last answer cannot know of the place yet."""
         now = asyncio.get_running_loop().time()
-        if self._before is None or now - self._before_at > limits.EVENT_POLL_S / 2:
-            self._before = await self._store.watermark()
-            self._before_at = now
+        is_old = now - self._asked_at > limits.EVENT_POLL_S / 2
+        if self._watermark is None or is_old or start.at > self._watermark.now:
+            self._watermark = await self._store.watermark()
+            self._asked_at = now
             self._empty.clear()
-        return self._before
+        return self._watermark
 
     async def _read(
         self,
@@ -111,6 +117,16 @@ class Feed:
         )
         last = rows[-1]
         return EventPage(events, Position(last["at"], last["kind"], last["batch_seq"]).after_batch)
+
+
+def _nothing(start: Position, watermark: Watermark) -> EventPage:
+    """Go on waiting; or go back, where the clock of PostgreSQL was put back: what happens now has
+    times from before the place, and would never be told.
+    """
+    if start.at <= watermark.now:
+        return EventPage((), start)
+    _log.warning("the clock of PostgreSQL went back behind %s; telling again", start.at)
+    return EventPage((), Position(watermark.before - _CLOCK_MARGIN))
 
 
 def _events_of(

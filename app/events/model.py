@@ -111,6 +111,13 @@ class EventPage(NamedTuple):
     end: Position
 
 
+class Watermark(NamedTuple):
+    """A time before which everything that happened is visible, and the time it was when asked."""
+
+    before: datetime
+    now: datetime
+
+
 class Cursor(NamedTuple):
     """How far a sink was told, and the generation that its next move must name."""
 

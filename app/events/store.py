@@ -13,6 +13,7 @@ from app.events.model import (
     EventType,
     Position,
     SinkLag,
+    Watermark,
     Webhook,
     WebhookStatus,
 )
@@ -34,10 +35,10 @@ class EventStore:
     async def _fetch(self, name: str, *arguments: Any) -> Sequence[_Row]:
         return await self.ledger.fetch_sql(_QUERIES[name], *arguments)
 
-    async def watermark(self) -> datetime:
+    async def watermark(self) -> Watermark:
         """Find a time before which nothing can happen any more that is not visible."""
-        at: datetime = (await self._fetch("event_watermark", SHARD))[0][0]
-        return at
+        row = (await self._fetch("event_watermark", SHARD))[0]
+        return Watermark(row["before"], row["now"])
 
     async def page(
         self,

@@ -1,9 +1,9 @@
 -- Every statement of the events, by name. A test prepares each one and compares its parameters.
 
 -- name: event_watermark
--- A time before which everything that happened is visible to later statements; see event_watermark_v1.
+-- A time before which everything that happened is visible to later statements, see event_watermark_v1, and now.
 -- Params: $1 shard smallint
-SELECT event_watermark_v1($1)
+SELECT event_watermark_v1($1) AS before, clock_timestamp() AS now
 
 -- name: event_page
 -- What happened from a place on and before a time, an entry of the journal a row, in order: batches that were
@@ -139,7 +139,7 @@ WITH replayed AS (
     RETURNING webhook_id
 )
 UPDATE event_cursors
-   SET at = $2, kind = $3, batch_seq = $4, step = $5, generation = generation + 1, updated_at = clock_timestamp()
+   SET at = least($2, clock_timestamp()), kind = $3, batch_seq = $4, step = $5, generation = generation + 1, updated_at = clock_timestamp()
  WHERE sink = 'webhook:' || (SELECT webhook_id FROM replayed)
 RETURNING sink
 

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import random
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import asyncpg
@@ -334,10 +335,33 @@ async def test_a_settlement_under_way_is_waited_for(
     await transaction.start()
     await other.execute("SELECT * FROM settle_chunk_v2(100, 100)")
     settled_at = await other.fetchval("SELECT max(settled_at) FROM settlements")
-    assert await store.watermark() < settled_at
+    assert (await store.watermark()).before < settled_at
     await transaction.commit()
     await other.close()
-    assert await store.watermark() > settled_at
+    assert (await store.watermark()).before > settled_at
+
+
+async def test_a_clock_that_went_back_costs_no_event(
+    services: Services,
+    worker: WorkerServices,
+    settings: Settings,
+    redis_client: Any,
+    receiver: Receiver,
+    open_account: Any,
+) -> None:
+    """The cursors stand an hour ahead, as they do when the clock was put back by an hour."""
+    async with serving(settings) as api:
+        made = await webhook(api, receiver.url())
+        store = worker.couriers[0]._store
+        for sink in ("redis", f"webhook:{made['webhook_id']}"):
+            cursor = await store.cursor(sink)
+            assert cursor is not None
+            ahead = Position(datetime.now(UTC) + timedelta(hours=1))
+            await store.move(sink, cursor, ahead, None)
+        await open_account("A", "10")
+        async with telling(worker):
+            await eventually(lambda: redis_client.xlen(STREAM) and receiver.taken)
+        assert [each["account_id"] for each in await all_events(api, cursor=ahead.text)] == ["A"]
 
 
 async def test_the_lag_is_told_of_each_sink_and_falls_to_nothing(
