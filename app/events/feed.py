@@ -12,11 +12,9 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
-import msgspec
-
 from app import limits
 from app.events.model import STEPS, EventPage, EventType, Position, TellableEvent, Watermark
-from app.events.schemas import EventView, TransactionData
+from app.events.schemas import EventView
 from app.events.store import EventStore
 from app.infra.http import encode
 from app.ledger.codes import HoldKind
@@ -24,7 +22,7 @@ from app.ledger.hold_schemas import HoldView, hold_view
 from app.ledger.hold_store import read_done_acts
 from app.ledger.holds import DoneAct
 from app.ledger.model import EXTERNAL_PREFIX, HOLDING_PREFIX
-from app.ledger.schemas import instant, transaction_view
+from app.ledger.schemas import TransactionView, instant, transaction_view
 from app.ledger.store import account_of, transaction_of
 
 _log = logging.getLogger(__name__)
@@ -148,15 +146,11 @@ def _events_of(
 
 def _transaction_events(row: _Row) -> list[TellableEvent]:
     account = account_of(row)
-    view = transaction_view(transaction_of(row, account))
-    reverses = row["reverses"]
-    data = TransactionData(
-        **msgspec.structs.asdict(view), reverses=None if reverses is None else str(reverses)
-    )
+    data = transaction_view(transaction_of(row, account))
     if row["kind"]:
         return [_event(row, _ACCEPTED, EventType.TRANSACTION_SETTLED, account.account_id, data)]
     told = [_event(row, _ACCEPTED, EventType.TRANSACTION_ACCEPTED, account.account_id, data)]
-    if reverses is not None:
+    if row["reverses"] is not None:
         reversed_type = EventType.TRANSACTION_REVERSED
         told.append(_event(row, _REVERSED, reversed_type, account.account_id, data))
     return told
@@ -168,7 +162,7 @@ def _hold_event(row: _Row, act: DoneAct) -> TellableEvent:
 
 
 def _event(
-    row: _Row, step: int, kind: EventType, account_id: str, data: TransactionData | HoldView
+    row: _Row, step: int, kind: EventType, account_id: str, data: TransactionView | HoldView
 ) -> TellableEvent:
     batch_seq, item_no = row["batch_seq"], row["item_no"]
     place = Position(row["at"], row["kind"], batch_seq, item_no * STEPS + step)

@@ -18,15 +18,7 @@ from app.events.model import (
 )
 from app.events.signing import read_secret
 from app.ledger.model import check_customer_account_id
-from app.ledger.schemas import TransactionView, instant
-
-
-class TransactionData(TransactionView, kw_only=True):
-    """A transaction as it was when the event happened."""
-
-    reverses: Annotated[
-        str | None, Meta(description="The transaction that this one reverses, if it does")
-    ] = None
+from app.ledger.schemas import instant
 
 
 class EventView(msgspec.Struct, kw_only=True):
@@ -42,9 +34,7 @@ class EventView(msgspec.Struct, kw_only=True):
     account_id: str
     occurred_at: str
     sequence: str
-    data: Annotated[
-        Any, Meta(description="A transaction or a hold; `reverses` where it reverses another")
-    ]
+    data: Annotated[Any, Meta(description="A transaction or a hold")]
 
 
 class EventsAnswer(msgspec.Struct, kw_only=True):

@@ -37,13 +37,13 @@ WITH bounds AS MATERIALIZED (
 )
 SELECT u.at, u.kind, u.batch_seq, u.created_at, u.mode, u.attempt_id,
        CASE u.kind WHEN 0 THEN 'PENDING' ELSE 'SETTLED' END AS status, u.at AS updated_at,
-       e.item_no, e.change_minor, e.transaction_id, e.reference, e.metadata::text, e.reverses,
+       e.item_no, e.change_minor, e.transaction_id, e.reference, e.metadata::text, e.effective_at, e.reverses,
        a.account_no, a.account_id, a.currency, a.exponent, t.transfer_id, t.other_account_id,
        coalesce(e.is_act, false) AS is_act
   FROM batches u
   LEFT JOIN LATERAL (
        -- Each batch by itself: without statistics a join of all at once would read the whole journal.
-       SELECT e.account_no, e.item_no, e.change_minor, e.transaction_id, e.reference, e.metadata, e.reverses,
+       SELECT e.account_no, e.item_no, e.change_minor, e.transaction_id, e.reference, e.metadata, e.effective_at, e.reverses,
               h.hold_id IS NOT NULL AS is_act
          FROM journal_entries e
          LEFT JOIN hold_acts h ON u.kind = 0 AND h.batch_seq = e.batch_seq AND h.item_no = e.item_no

@@ -42,7 +42,6 @@ async def test_an_event_is_told_in_full(api: httpx.AsyncClient, worker: WorkerSe
             "metadata": {"a": "1"},
             "transfer_id": None,
             "other_account_id": None,
-            "reverses": None,
         },
     }
     await worker.settler.settle()
@@ -124,23 +123,23 @@ async def test_internal_accounts_have_no_events(
     assert accounts == {"A"}
 
 
-async def test_a_reversal_is_told_of_the_reversing_transaction(
-    api: httpx.AsyncClient, database: Any
-) -> None:
+async def test_a_reversal_is_told_of_the_reversing_transaction(api: httpx.AsyncClient) -> None:
     await opened(api, opening_balance="0")
-    first = (await sent(api, type="credit")).json()["transaction_id"]
-    await sent(api)
-    await database.execute("ALTER TABLE journal_entries DISABLE TRIGGER append_only")
-    await database.execute("UPDATE journal_entries SET reverses = $1 WHERE change_minor < 0", first)
+    first = (await sent(api, type="credit", effective_at="2020-01-01T00:00:00Z")).json()
+    answer = await api.post(f"/api/v1/transactions/{first['transaction_id']}/reversal")
+    assert answer.status_code == 201, answer.text
     told = await all_events(api)
     assert [event["type"] for event in told] == [
         "transaction.accepted",
         "transaction.accepted",
         "transaction.reversed",
     ]
-    assert told[0]["data"]["reverses"] is None
+    assert told[0]["data"]["effective_at"] == "2020-01-01T00:00:00.000000Z"
+    assert "reverses" not in told[0]["data"]
     assert told[1]["data"] == told[2]["data"]
-    assert told[2]["data"]["reverses"] == first
+    reversing = (await api.get(f"/api/v1/transactions/{told[2]['data']['transaction_id']}")).json()
+    assert reversing == told[2]["data"]
+    assert reversing["reverses"] == first["transaction_id"]
 
 
 async def test_pages_of_any_size_have_the_same_events(api: httpx.AsyncClient) -> None:

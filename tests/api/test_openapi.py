@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator
 from typing import Any
+from uuid import UUID
 
 import httpx
 
@@ -72,6 +73,14 @@ async def test_every_route_is_described(api: httpx.AsyncClient) -> None:
         ("get", "/api/v1/accounts"),
         ("get", "/api/v1/accounts/{account_id}"),
         ("patch", "/api/v1/accounts/{account_id}"),
+        ("get", "/api/v1/events"),
+        ("post", "/api/v1/webhooks"),
+        ("get", "/api/v1/webhooks"),
+        ("get", "/api/v1/webhooks/{webhook_id}"),
+        ("patch", "/api/v1/webhooks/{webhook_id}"),
+        ("delete", "/api/v1/webhooks/{webhook_id}"),
+        ("get", "/api/v1/webhooks/{webhook_id}/deliveries"),
+        ("post", "/api/v1/webhooks/{webhook_id}/replay"),
         ("get", "/api/v1/health"),
         ("get", "/health"),
         ("get", "/health/live"),
@@ -167,6 +176,17 @@ async def test_what_is_answered_is_documented_with_its_members(api: httpx.AsyncC
         ("get", STATEMENT, "A", {"params": {"from": FUTURE}}),
         ("get", STATEMENT, "NOBODY", {}),
         ("get", STATEMENT, "A", {"params": {"from": "then"}}),
+        ("get", "/api/v1/events", "", {}),
+        ("get", "/api/v1/events", "", {"params": {"cursor": "x"}}),
+        ("get", "/api/v1/webhooks", "", {}),
+        ("post", "/api/v1/webhooks", "", {"json": {"url": "http://8.8.8.8/"}}),
+        ("post", "/api/v1/webhooks", "", {"json": {"url": "http://127.0.0.1/"}}),
+        ("post", "/api/v1/webhooks", "", {"json": {}}),
+        ("get", "/api/v1/webhooks/{webhook_id}", "x", {}),
+        ("delete", "/api/v1/webhooks/{webhook_id}", str(UUID(int=1)), {}),
+        ("patch", "/api/v1/webhooks/{webhook_id}", "x", {"json": {"enabled": True}}),
+        ("get", "/api/v1/webhooks/{webhook_id}/deliveries", str(UUID(int=1)), {}),
+        ("post", "/api/v1/webhooks/{webhook_id}/replay", "x", {"json": {"from": "y"}}),
         ("get", "/health", "", {}),
         ("get", "/api/v1/health", "", {}),
         ("get", "/health/live", "", {}),

@@ -39,6 +39,12 @@ def test_foreign_variables_are_ignored() -> None:
         ("SETTLEMENT_INTERVAL", "1m", "ledger", "settlement_interval_ms", 60_000),
         ("SUBBALANCE_BATCH_ITEMS", "1", "ledger", "batch_items", 1),
         ("DEFAULT_CURRENCY", "IDR", "ledger", "default_currency", "IDR"),
+        ("SUBBALANCE_EVENTS_REDIS_URL", "r:1", "events", "redis_url", "redis://r:1"),
+        ("SUBBALANCE_EVENTS_STREAM_ITEMS", "0", "events", "stream_items", 0),
+        ("NATS_URL", "nats://n:4222", "events", "nats_url", "nats://n:4222"),
+        ("NATS_TOPIC_PREFIX", "a.b", "events", "nats_prefix", "a.b"),
+        ("SUBBALANCE_WEBHOOK_WAIT", "2s", "events", "webhook_wait_ms", 2_000),
+        ("SUBBALANCE_WEBHOOKS_PRIVATE", "true", "events", "webhooks_private", True),
     ],
 )
 def test_a_variable_sets_its_field(
@@ -65,6 +71,11 @@ def test_a_variable_sets_its_field(
         ("SUBBALANCE_SLOTS", str(limits.SLOT_COUNT_MAX + 1)),
         ("SUBBALANCE_BATCH_ITEMS", str(limits.BATCH_ITEMS_MAX + 1)),
         ("SUBBALANCE_QUEUE_ITEMS", "0"),
+        ("NATS_TOPIC_PREFIX", "a..b"),
+        ("NATS_TOPIC_PREFIX", "a.>"),
+        ("SUBBALANCE_WEBHOOK_TRIES", "0"),
+        ("SUBBALANCE_EVENTS_STREAM_ITEMS", "-1"),
+        ("SUBBALANCE_EVENTS_REDIS_URL", "redis+sentinel://nowhere"),
         ("SUBBALANCE_BATCHITEMS", "5"),
     ],
 )
