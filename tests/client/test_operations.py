@@ -22,6 +22,7 @@ from subbalance import (
 )
 from tests.client.calling import Ledger
 from tests.client.flaky import answering, flaky
+from tests.conftest import eventually
 
 Connect = Callable[..., Ledger]
 
@@ -279,6 +280,31 @@ async def test_what_would_happen_is_told_and_nothing_changes(
     assert (await ledger.foresee_post(a, "debit", 5, key=f"{a}-k")).outcome == "replayed"
     back = await ledger.foresee_reversal(done.transaction_id)
     assert back.accounts[0].available_balance == Decimal(100)
+
+
+async def test_history_is_read_row_by_row_and_as_of_an_instant(
+    ledger: Ledger, accounts: None, a: str, b: str
+) -> None:
+    for amount in (1, 2, 3):
+        await ledger.debit(a, amount, reference=f"{a}-r", metadata={"n": str(amount)})
+    await ledger.transfer(a, b, 4)
+
+    async def is_known() -> bool:
+        return len(await ledger.list_statement(a, page_items=2)) == 5
+
+    await eventually(is_known, 20)
+    rows = await ledger.list_statement(a, page_items=2)
+    assert [row.balance for row in rows] == [Decimal(left) for left in (100, 99, 97, 94, 90)]
+    page = await ledger.get_statement(a, start=rows[1].booked_at, page_items=2)
+    assert (page.opening_balance, page.closing_balance) == (Decimal(100), Decimal(97))
+    found = await ledger.search_transactions(reference=f"{a}-r", page_items=2)
+    assert [each.amount for each in found] == [Decimal(3), Decimal(2), Decimal(1)]
+    (one,) = await ledger.search_transactions(
+        account_id=a, type="debit", amount_min=2, amount_max="3.00", metadata={"n": "3"}
+    )
+    assert one.transaction_id == rows[3].transaction_id
+    then = await ledger.get_balance_at(a, rows[2].booked_at, by="booked")
+    assert then.balance == Decimal(97)
 
 
 async def test_transfers_and_groups_move_and_are_found(
