@@ -117,6 +117,7 @@ def test_what_is_refused_is_written_down_and_can_be_sent_again(
         ledger.open_account("nobody")
     assert counts(shell.read("import", f"{path}.refused.csv")) == (2, 0, 0, 0, 0, 0)
     assert counts(shell.read("import", str(path))) == (0, 4, 0, 0, 0, 0)
+    assert not Path(f"{path}.refused.csv").exists()
     assert available(url, a) == Decimal(2_000 - 600 - 600 - 1)
 
 
