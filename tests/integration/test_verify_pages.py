@@ -203,10 +203,20 @@ async def test_who_waits_for_a_verification_is_told_sooner(
 
 
 async def test_in_the_background_it_hurries_once_it_has_found_something(
-    worker: WorkerServices, history: None, database: Any, monkeypatch: pytest.MonkeyPatch
+    worker: WorkerServices,
+    open_account: OpenAccount,
+    history: None,
+    database: Any,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """It pauses as long as it works from then on, and ends after a quarter of its time."""
-    await database.execute("UPDATE accounts SET version = version + 1 WHERE account_id = 'B'")
+    """It pauses as long as it works from then on, and ends after a quarter of its time.
+
+    What it finds is on no account that Redis has, which is compared first.
+    """
+    await open_account("E", currency="EUR")
+    await database.execute(
+        "UPDATE accounts SET version = version + 1 WHERE account_id = 'external:EUR'"
+    )
     pace = Pace(worker.consistency._verifier, monkeypatch)
     verification = await worker.consistency.step()
     assert [each.kind for each in verification.mismatches] == ["account_version"]
