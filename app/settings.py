@@ -47,7 +47,7 @@ class Postgres(msgspec.Struct, frozen=True, kw_only=True):
 
     url: str = "postgresql://localhost:5432/subbalance"  # DATABASE_URL
     timeout_ms: int = 5_000  # SUBBALANCE_POSTGRES_TIMEOUT_MS: one statement
-    read_connections: int = 6  # SUBBALANCE_READ_CONNECTIONS: for reads, beside two a slot
+    read_connections: int = 6  # SUBBALANCE_READ_CONNECTIONS: for reads, beside four for each slot
     transaction_pooler: bool = False  # SUBBALANCE_TRANSACTION_POOLER: behind PgBouncer
     direct_url: str = ""  # SUBBALANCE_DIRECT_DATABASE_URL: past the pooler, for LISTEN and leaders
 
