@@ -14,6 +14,7 @@ import sys
 
 from app import errors, limits
 from app.bootstrap import open_operator_services
+from app.ledger.detachment import detach_months, month_of
 from app.ledger.model import Verification
 from app.settings import load_settings
 
@@ -26,6 +27,7 @@ ACTIONS = {
     "read-only": "accept nothing from here on; reads go on",
     "drain": "the same, and settle what is pending, before maintenance",
     "resume": "accept again after read-only or drain",
+    "detach": "take the journal's months before --before out of it; their tables stay",
 }
 _DRAIN_S = 60
 _DRAIN_PAUSE_S = 0.1
@@ -37,7 +39,11 @@ async def operate(arguments: argparse.Namespace) -> int:
     async with open_operator_services(load_settings(os.environ)) as services:
         if arguments.action == "verify":
             return _tell(await services.verifier.verify(limits.VERIFY_COMMAND_S))
-        if arguments.action != "status":
+        if arguments.action == "detach":
+            before = month_of(arguments.before)
+            tables = await detach_months(services.store, before, arguments.by, arguments.reason)
+            print(f"detached, and kept as tables of their own: {', '.join(tables)}")
+        elif arguments.action != "status":
             action = arguments.action.replace("-", "_")
             epoch = await services.store.control(action, arguments.by, arguments.reason)
             print(f"done: {arguments.action}; epoch {epoch} rules")
@@ -93,6 +99,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("action", choices=ACTIONS)
     parser.add_argument("--by", default=_actor(), help="who does it")
     parser.add_argument("--reason", default="", help="why, for whoever reads it later")
+    parser.add_argument("--before", help="detach: the first month that stays, as YYYY-MM")
     logging.basicConfig(level=logging.ERROR)
     try:
         return asyncio.run(operate(parser.parse_args(arguments)))

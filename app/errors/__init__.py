@@ -310,6 +310,10 @@ class UnusableDatabase(LedgerError):
     """This database does not fit this version of the service."""
 
 
+class DetachmentRefused(LedgerError):
+    """Months of the journal may not be detached now; nothing changed."""
+
+
 class InvalidSettings(LedgerError):
     """The environment holds a setting that makes no sense."""
 

@@ -221,7 +221,9 @@ class Verifier:
             )
             for row in await self._fetch("groups_torn", *bounds)
         ]
-        run.compared.update(batches=page["batch_count"], entries=page["entry_count"])
+        detached = page["detached_count"]
+        run.compared.update(batches=page["batch_count"], entries=page["entry_count"] - detached)
+        run.leave_out("detached_entries", detached)
         is_full = page["batch_count"] == _PAGE or page["entry_count"] >= limits.VERIFY_ENTRIES_MAX
         return int(page["last"]) if is_full else None
 
@@ -246,9 +248,11 @@ class Verifier:
             )
             for row in await self._fetch("settlements_differing", *bounds)
         ]
+        detached = page["detached_count"]
         run.compared.update(
-            settlements=page["settlement_count"], settlement_lines=page["line_count"]
+            settlements=page["settlement_count"], settlement_lines=page["line_count"] - detached
         )
+        run.leave_out("detached_lines", detached)
         is_full = (
             page["settlement_count"] == limits.VERIFY_SETTLEMENTS_MAX
             or page["entry_count"] >= limits.VERIFY_ENTRIES_MAX
@@ -270,6 +274,11 @@ class _Run:
         self.complete = True
         self.compared: Counter[str] = Counter()
         self.mismatches: list[Mismatch] = []
+
+    def leave_out(self, name: str, count: int) -> None:
+        """Say what could not be compared because months were detached."""
+        if count:
+            self.compared[name] += count
 
     @property
     def is_late(self) -> bool:

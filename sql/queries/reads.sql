@@ -39,3 +39,8 @@ SELECT l.ended_at, l.ended_batch_seq, l.ended_item_no, p.*
   FROM search_end_v1($1, $2, $3, $4, $5, $6, $13, (SELECT count(*) FROM page) < $12) AS l
   LEFT JOIN page p ON true
  ORDER BY p.created_at DESC, p.batch_seq DESC, p.item_no DESC
+
+-- name: detach
+-- Detach the journal's months before the beginning of one; see detach_journal_v1.
+-- Params: $1 shard smallint, $2 before timestamptz, $3 actor text, $4 reason text
+SELECT outcome, tables FROM detach_journal_v1($1, $2, $3, $4)

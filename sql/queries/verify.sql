@@ -43,20 +43,24 @@ SELECT a.account_no, a.account_id, a.kind, a.exponent, a.settled_minor, a.versio
  WHERE a.account_no > $1 ORDER BY a.account_no LIMIT $2
 
 -- name: batches_page
--- Where a page of batches after a number ends, and how much is in it; one with many entries is short.
+-- Where a page of batches after a number ends, and how much is in it, that of detached months apart; one with
+-- many entries is short.
 -- Params: $1 after_batch_seq bigint, $2 limit bigint, $3 entries_max bigint
-SELECT max(batch_seq) AS last, count(*) AS batch_count, coalesce(sum(entry_count), 0)::bigint AS entry_count
-  FROM (SELECT batch_seq, entry_count, sum(entry_count) OVER (ORDER BY batch_seq) - entry_count AS entries_before
-          FROM (SELECT batch_seq, entry_count FROM journal_batches
+SELECT max(batch_seq) AS last, count(*) AS batch_count, coalesce(sum(entry_count), 0)::bigint AS entry_count,
+       coalesce(sum(entry_count) FILTER (WHERE created_at < (SELECT max(d.before) FROM journal_detachments d)), 0)::bigint AS detached_count
+  FROM (SELECT batch_seq, entry_count, created_at, sum(entry_count) OVER (ORDER BY batch_seq) - entry_count AS entries_before
+          FROM (SELECT batch_seq, entry_count, created_at FROM journal_batches
                  WHERE batch_seq > $1 ORDER BY batch_seq LIMIT $2) AS p) AS b
  WHERE entries_before < $3
 
 -- name: entries_differing
--- Entries of batches in a range that are not what their batch says of them, missing ones included.
+-- Entries of batches in a range that are not what their batch says of them, missing ones included; but for
+-- months that were detached.
 -- Params: $1 after_batch_seq bigint, $2 last_batch_seq bigint, $3 limit bigint
 WITH page AS (
     SELECT batch_seq, created_at, status, changes_minor FROM journal_batches
      WHERE batch_seq > $1 AND batch_seq <= $2 AND (changes_minor IS NOT NULL OR status = 'VOID')
+       AND created_at >= coalesce((SELECT max(d.before) FROM journal_detachments d), '-infinity')
 ), witnessed AS (
     SELECT p.batch_seq, (w.position - 1)::smallint AS item_no, w.change_minor
       FROM page p CROSS JOIN LATERAL unnest(p.changes_minor) WITH ORDINALITY AS w (change_minor, position)
@@ -130,10 +134,12 @@ SELECT h.hold_id::text, a.account_id, a.exponent,
  ORDER BY h.hold_no LIMIT $3
 
 -- name: settlements_page
--- Where a page of settlements after an id ends, and how much is in it; one with many entries is short.
+-- Where a page of settlements after an id ends, and how much is in it, what only detached months could prove
+-- apart; one with many entries is short.
 -- Params: $1 after_settlement_id bigint, $2 limit bigint, $3 entries_max bigint
 SELECT max(settlement_id) AS last, count(*) AS settlement_count, coalesce(sum(account_count), 0)::bigint AS line_count,
-       coalesce(sum(entry_count), 0)::bigint AS entry_count
+       coalesce(sum(entry_count), 0)::bigint AS entry_count,
+       coalesce(sum(account_count) FILTER (WHERE settlement_id <= (SELECT max(d.last_settlement_id) FROM journal_detachments d)), 0)::bigint AS detached_count
   FROM (SELECT settlement_id, account_count, entry_count,
                sum(entry_count) OVER (ORDER BY settlement_id) - entry_count AS entries_before
           FROM (SELECT settlement_id, account_count, entry_count FROM settlements
@@ -141,16 +147,25 @@ SELECT max(settlement_id) AS last, count(*) AS settlement_count, coalesce(sum(ac
  WHERE entries_before < $3::bigint
 
 -- name: lines_differing
--- Settlement lines in a range that are not the sums of the entries they settled. What customers were
--- credited the external account of their currency was debited.
+-- Settlement lines in a range that are not the sums of the entries they settled, with what was detached of
+-- those; but for settlements of which all is detached. What customers were credited the external account of
+-- their currency was debited.
 -- Params: $1 after_settlement_id bigint, $2 last_settlement_id bigint, $3 limit bigint
-WITH customers AS (
+WITH bounds AS MATERIALIZED (
+    SELECT greatest($1, max(d.last_settlement_id)) AS after FROM journal_detachments d
+), parts AS (
     SELECT b.settlement_id, e.account_no, count(*) AS entry_count,
            coalesce(sum(-e.change_minor) FILTER (WHERE e.change_minor < 0), 0) AS debit_minor,
            coalesce(sum(e.change_minor) FILTER (WHERE e.change_minor > 0), 0) AS credit_minor
       FROM journal_batches b JOIN journal_entries e ON e.batch_seq = b.batch_seq AND e.created_at = b.created_at
-     WHERE b.settlement_id > $1 AND b.settlement_id <= $2
+     WHERE b.settlement_id > $1 AND b.settlement_id <= $2 AND b.settlement_id > (SELECT after FROM bounds)
      GROUP BY b.settlement_id, e.account_no
+    UNION ALL
+    SELECT s.settlement_id, s.account_no, s.entry_count, s.debit_minor, s.credit_minor FROM detached_sums s
+     WHERE s.settlement_id <= $2 AND s.settlement_id > (SELECT after FROM bounds)
+), customers AS (
+    SELECT settlement_id, account_no, sum(entry_count) AS entry_count, sum(debit_minor) AS debit_minor, sum(credit_minor) AS credit_minor
+      FROM parts GROUP BY settlement_id, account_no
 ), summed AS (
     SELECT settlement_id, account_no, entry_count, debit_minor, credit_minor FROM customers
     UNION ALL
@@ -160,7 +175,7 @@ WITH customers AS (
      GROUP BY c.settlement_id, x.account_no
 ), lines AS (
     SELECT settlement_id, account_no, entry_count, debit_minor, credit_minor FROM settlement_lines
-     WHERE settlement_id > $1 AND settlement_id <= $2
+     WHERE settlement_id > $1 AND settlement_id <= $2 AND settlement_id > (SELECT after FROM bounds)
 )
 SELECT settlement_id, a.account_id, coalesce(a.exponent, 0::smallint) AS exponent,
        s.entry_count AS expected_count, l.entry_count AS found_count,
