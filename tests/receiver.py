@@ -26,7 +26,7 @@ def telling_here(settings: Settings, **more: Any) -> Settings:
     fields = {
         "webhooks_private": True,
         "webhook_wait_ms": 20,
-        "webhook_timeout_ms": 500,
+        "webhook_timeout_ms": 2_000,
         "webhook_tries": 4,
         **more,
     }

@@ -51,7 +51,7 @@ class Courier:
     async def deliver_always(self) -> None:
         """Tell the sink for ever; it is asked again later, and later, while it fails."""
         self._cursor, wait_s = None, _RETRY_FIRST_S
-        while True:
+        while not is_cancelled():
             try:
                 moved = await self.step()
                 wait_s = _RETRY_FIRST_S
@@ -87,6 +87,14 @@ class Courier:
     async def _wait(self, seconds: float) -> None:
         self._cursor = None
         await asyncio.sleep(seconds)
+
+
+def is_cancelled() -> bool:
+    """Tell whether the running task was cancelled, even if a library swallowed that, as
+    `asyncio.wait_for` may before Python 3.12.
+    """
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
 
 
 async def tell_in_lanes(

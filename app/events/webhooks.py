@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from uuid import UUID
 
 from app import errors, limits
-from app.events.courier import tell_in_lanes
+from app.events.courier import is_cancelled, tell_in_lanes
 from app.events.feed import Feed
 from app.events.model import (
     Cursor,
@@ -124,7 +124,7 @@ class Webhooks:
         # Looking a host up occupies a thread, for as long as the servers of its name please.
         self._threads = ThreadPoolExecutor(limits.WEBHOOKS_MAX, "webhook-hosts")
         try:
-            while True:
+            while not is_cancelled():
                 try:
                     await self._look()
                 except errors.LedgerError as exc:
@@ -174,7 +174,7 @@ class Webhooks:
             self._feed, self._store, webhook, sender, self._settings.webhook_dead_max
         )
         try:
-            while True:
+            while not is_cancelled():
                 try:
                     moved = await courier.step()
                     await asyncio.sleep(0 if moved else limits.EVENT_POLL_S)

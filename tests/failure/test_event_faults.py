@@ -421,6 +421,30 @@ async def test_a_sink_that_fails_is_asked_again_and_misses_nothing(
     assert len(set(sink.taken)) == 2
 
 
+async def test_a_loop_ends_although_a_library_swallowed_its_cancellation(
+    services: Services, worker: WorkerServices, monkeypatch: Any
+) -> None:
+    courier, webhooks = worker.couriers[0], worker.webhooks
+    swallowed = []
+
+    async def swallow(*_: Any) -> Any:
+        try:
+            await asyncio.sleep(60)
+        except asyncio.CancelledError:
+            swallowed.append(1)
+        return False
+
+    monkeypatch.setattr(courier, "step", swallow)
+    monkeypatch.setattr(webhooks, "_look", swallow)
+    tasks = [asyncio.create_task(each.deliver_always()) for each in (courier, webhooks)]
+    await asyncio.sleep(0)
+    for task in tasks:
+        task.cancel()
+    async with asyncio.timeout(5):
+        await asyncio.gather(*tasks, return_exceptions=True)
+    assert len(swallowed) == 2
+
+
 async def test_a_second_life_of_the_loops_works_as_the_first(
     services: Services,
     worker: WorkerServices,
