@@ -33,7 +33,7 @@ from app.infra.http import (
     json_answer,
     read_json,
 )
-from app.ledger.parameters import uuid_of
+from app.ledger.parameters import refuse_dry_run, uuid_of
 
 _decode_webhook = msgspec.json.Decoder(WebhookBody)
 _decode_change = msgspec.json.Decoder(WebhookChangeBody)
@@ -182,6 +182,7 @@ def _id(text: str) -> UUID:
 
 events_router = Router(
     path="/",
+    before_request=refuse_dry_run,
     route_handlers=[
         get_events,
         post_webhook,

@@ -89,7 +89,6 @@ class Problem(msgspec.Struct, kw_only=True):
     hold_status: str | None = None
     transfer_id: str | None = None
     expected_version: int | None = None
-    version: int | None = None
     from_: str | None = msgspec.field(default=None, name="from")
 
 

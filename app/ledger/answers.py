@@ -51,9 +51,8 @@ def refusal(item: Item, word: str, available_minor: int | None) -> errors.Reject
     errors.require(word in _REFUSALS, f"no refusal for '{word}'")
     if word == Refused.VERSION_MISMATCH:
         expected = item.expected[0] if item.expected else None
-        return errors.VersionMismatch(
-            pointer="/expect/version", expected_version=expected, version=available_minor
-        )
+        # The version that was met counts what is in flight and may be given back.
+        return errors.VersionMismatch(pointer="/expect/version", expected_version=expected)
     exponent = item.account.exponent
     members = {"requested": decimal_text(abs(item.change_minor), exponent)}
     if available_minor is not None:

@@ -277,7 +277,9 @@ class Batcher(Generic[G]):
         accepted = item.accepted
         found = {} if accepted is None else dict.fromkeys(item.identities, accepted)
         for waiter in held:
-            if not waiter.answer_from(found):
+            # One that has other names besides may be known by those.
+            is_known = all(identity in found for identity in waiter.identities)
+            if not (is_known and waiter.answer_from(found)):
                 waiter.look_up_first = True
                 self._enqueue(waiter)
 

@@ -7,6 +7,7 @@ one that has a single key, is decided in a batch of its own.
 import asyncio
 import hashlib
 from collections.abc import Mapping, Sequence
+from datetime import UTC
 
 from app import errors, limits
 from app.ledger.batcher import Batcher
@@ -164,8 +165,16 @@ def _digest(atomic: bool, asked: Asked) -> bytes:
 
 def _said_since(request: TransactionRequest) -> list[object]:
     """What a client may say since version 6, and then only: digests of before stay as they are."""
-    said: list[object] = [request.expect, request.effective_at]
-    return said if any(each is not None for each in said) else []
+    expect, effective_at = request.expect, request.effective_at
+    if expect is None and effective_at is None:
+        return []
+    least = None if expect is None else expect.available_at_least
+    return [
+        None if expect is None else expect.version,
+        None if least is None else (least.whole, least.fraction.rstrip("0")),
+        expect is not None and expect.is_negative,
+        None if effective_at is None else effective_at.astimezone(UTC),
+    ]
 
 
 def _known(error: BaseException) -> errors.LedgerError:

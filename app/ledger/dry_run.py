@@ -59,9 +59,11 @@ class DryRun:
         """
         identities = list(asked.identities)
         if identities and asked.answer_from(await find(identities)):
-            _, rows = await self._store.foresee(None, (), _numbers(items))
-            return Foreseen(asked.future.result(), _available(items, rows))
+            return await self._as_before(asked, items)
         if identities and await self._store.requests_by_identity(identities):
+            # It may have been accepted since.
+            if asked.answer_from(await find(identities)):
+                return await self._as_before(asked, items)
             raise errors.IdempotencyKeyReused
         if self._mode.current.mode is Mode.CLOSED:
             raise errors.LedgerClosed
@@ -73,6 +75,11 @@ class DryRun:
             if item.account in available:
                 available[item.account] += item.change_minor
         return Foreseen(None, available)
+
+    async def _as_before(self, asked: Asked, items: Sequence[Item]) -> Foreseen:
+        """Say that a request was accepted before, and what its accounts have now."""
+        _, rows = await self._store.foresee(None, (), _numbers(items))
+        return Foreseen(asked.future.result(), _available(items, rows))
 
 
 def _numbers(items: Sequence[Item]) -> list[int]:

@@ -138,8 +138,15 @@ class Pipeline:
                 item.fail(errors.LedgerClosed())
 
     async def _without_repetitions(self, slot: Slot, items: list[Item]) -> list[Item]:
-        """Answer those that must be looked up before they may reserve anything."""
-        doubtful = [item for item in items if item.look_up_first and item.identities]
+        """Answer those that must be looked up before they may reserve anything: also those that a
+        condition of another item on their account would count, though they moved money before.
+        """
+        watched = {item.account.account_no for item in items if item.expected is not None}
+        doubtful = [
+            item
+            for item in items
+            if item.identities and (item.look_up_first or item.account.account_no in watched)
+        ]
         if not doubtful:
             return items
         found = await self._find(doubtful)

@@ -46,6 +46,7 @@ from app.ledger.parameters import (
     REPLAYED_HEADER,
     AccountIdPath,
     is_dry_run,
+    refuse_dry_run,
     uuid_of,
 )
 from app.ledger.reversal_routes import post_reversal
@@ -328,13 +329,4 @@ def ledger_router(*, test_mode: bool) -> Router:
     ]
     if test_mode:
         handlers += [post_test_accounts, delete_test_cleanup]
-    return Router(
-        path="/", route_handlers=handlers, tags=["ledger"], before_request=_refuse_dry_run
-    )
-
-
-async def _refuse_dry_run(request: HttpRequest) -> None:
-    """Refuse to do what a client only wants to know the outcome of, where that cannot be told."""
-    is_asked = "dry_run" in request.query_params and request.method != "GET"
-    if is_asked and not HAS_DRY_RUN.items() <= request.route_handler.opt.items():
-        raise errors.InvalidParameter("This has no dry run.", pointer="/dry_run")
+    return Router(path="/", route_handlers=handlers, tags=["ledger"], before_request=refuse_dry_run)

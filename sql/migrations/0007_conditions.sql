@@ -19,13 +19,18 @@ DECLARE
     v_oldest timestamptz;
     v_hidden boolean;
 BEGIN
-    SELECT min(a.xact_start), bool_or(a.query = '<insufficient privilege>') INTO v_oldest, v_hidden
+    IF pg_is_in_recovery() THEN
+        RAISE EXCEPTION 'a standby does not know who journals' USING ERRCODE = 'object_not_in_prerequisite_state';
+    END IF;
+    -- What was read of others earlier in this SQL transaction would be shown again.
+    PERFORM pg_stat_clear_snapshot();
+    SELECT min(a.xact_start), bool_or(a.query = '<insufficient privilege>' OR a.state = 'disabled') INTO v_oldest, v_hidden
       FROM pg_locks l JOIN pg_stat_activity a USING (pid)
      WHERE l.locktype = 'advisory' AND l.classid = fence_class_v1()::oid AND l.objid = p_shard::integer::oid
        AND l.database = (SELECT d.oid FROM pg_database d WHERE d.datname = current_database())
        AND l.pid <> pg_backend_pid();
     IF v_hidden THEN
-        RAISE EXCEPTION 'who journals is hidden from role %; grant it pg_read_all_stats', current_user
+        RAISE EXCEPTION 'who journals is hidden from role %: grant it pg_read_all_stats, and leave track_activities on', current_user
             USING ERRCODE = 'insufficient_privilege';
     END IF;
     RETURN least(v_now, v_oldest);

@@ -114,8 +114,8 @@ BEGIN
     END IF;
     SELECT * INTO v_before FROM settlements s ORDER BY s.settlement_id DESC LIMIT 1;
     IF v_complete IS NOT NULL THEN
-        v_complete := greatest(v_before.complete_to, least(v_complete, (
-            SELECT min(b.created_at) FROM journal_batches b WHERE b.status = 'PENDING' AND b.batch_seq > v_last_seq)));
+        v_complete := least(v_complete, (
+            SELECT min(b.created_at) FROM journal_batches b WHERE b.status = 'PENDING' AND b.batch_seq > v_last_seq));
     END IF;
     settlement := nextval(pg_get_serial_sequence('settlements', 'settlement_id'));
 
@@ -339,6 +339,9 @@ DECLARE
     v_table  text;
     v_complete timestamptz;
 BEGIN
+    IF p_before <> date_trunc('month', p_before, 'UTC') THEN
+        RAISE EXCEPTION '% is not the beginning of a month in UTC', p_before USING ERRCODE = 'invalid_parameter_value';
+    END IF;
     -- No settlement meanwhile.
     PERFORM pg_advisory_xact_lock(fence_class_v1() + 1, 0);
     v_complete := complete_before_v1();

@@ -5,6 +5,7 @@ from typing import Any
 import httpx
 import pytest
 
+from app.ledger.store import LedgerStore
 from app.settings import Settings
 from tests.api.test_transactions import opened
 from tests.conftest import serving
@@ -119,6 +120,23 @@ async def test_a_reversal_is_foreseen(api: httpx.AsyncClient, accounts: None) ->
     assert (await dry(api, path, "other")).json()["code"] == "already_reversed"
 
 
+async def test_what_is_accepted_while_it_is_foreseen_is_a_repetition(
+    api: httpx.AsyncClient, accounts: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    look_up, sent = LedgerStore.requests_by_identity, []
+
+    async def after_the_real_one(store: LedgerStore, identities: Any) -> Any:
+        if not sent:
+            headers = {"idempotency-key": "k"}
+            sent.append(await api.post(TRANSACTION, json=debit(), headers=headers))
+        return await look_up(store, identities)
+
+    monkeypatch.setattr(LedgerStore, "requests_by_identity", after_the_real_one)
+    foreseen = await dry(api, TRANSACTION, "k", **debit())
+    assert foreseen.json()["outcome"] == "replayed"
+    assert foreseen.json()["transaction_id"] == sent[0].json()["transaction_id"]
+
+
 @pytest.mark.parametrize("value", ["", "yes", "1", "true&dry_run=false"])
 async def test_anything_but_true_or_false_is_refused(
     api: httpx.AsyncClient, accounts: None, database: Any, value: str
@@ -137,6 +155,7 @@ async def test_anything_but_true_or_false_is_refused(
         ("PATCH", "/api/v1/accounts/A", {"credit_limit": "5"}),
         ("POST", "/api/v1/transactions", {"transactions": [debit()]}),
         ("POST", "/api/v1/holds", {"account_id": "A", "amount": "1"}),
+        ("POST", "/api/v1/webhooks", {"url": "https://8.8.8.8/"}),
         ("POST", "/test/accounts", {"accounts": [{"account_id": "C"}]}),
         ("DELETE", "/test/cleanup", None),
     ],

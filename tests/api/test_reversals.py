@@ -69,6 +69,16 @@ async def test_of_many_at_once_one_is_done(api: httpx.AsyncClient) -> None:
     assert await available(api) == "100.00"
 
 
+async def test_a_retry_beside_another_one_is_known_by_its_own_key(api: httpx.AsyncClient) -> None:
+    await opened(api)
+    original = (await sent(api)).json()["transaction_id"]
+    first = await reverse(api, original, "k")
+    for _ in range(5):
+        nameless, retry = await asyncio.gather(reverse(api, original), reverse(api, original, "k"))
+        assert (nameless.status_code, retry.status_code) == (201, 201)
+        assert retry.content == nameless.content == first.content
+
+
 async def test_a_key_and_an_id_of_its_own_are_kept(api: httpx.AsyncClient) -> None:
     await opened(api)
     original = (await sent(api, key="taken")).json()["transaction_id"]

@@ -97,7 +97,7 @@ CONDITION_GUARDS = (
     ),
     Guard(
         "a_dry_run_is_not_the_real_thing",
-        "app/ledger/routes.py",
+        "app/ledger/parameters.py",
         "if is_asked and not HAS_DRY_RUN.items() <= request.route_handler.opt.items():",
         "if False:",
         "tests/api/test_dry_run.py",

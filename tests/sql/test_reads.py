@@ -119,8 +119,8 @@ async def test_a_settlement_is_not_complete_beyond_a_batch_on_its_way(
     await late.close()
 
 
-async def test_how_far_settlements_are_complete_and_their_times_never_go_back(sql: Sql) -> None:
-    """Also where the clock did."""
+async def test_where_the_clock_went_back_a_settlement_says_what_is_true_now(sql: Sql) -> None:
+    """Its time does not go back; how far it is complete does, for what comes now is earlier."""
     account = await sql.open_account("A")
     await sql.journal([(account, 1)])
     await sql.settle()
@@ -134,7 +134,12 @@ async def test_how_far_settlements_are_complete_and_their_times_never_go_back(sq
     rows = await sql.connection.fetch(
         "SELECT settled_at, complete_to FROM settlements ORDER BY settlement_id"
     )
-    assert tuple(rows[1]) == tuple(rows[0])
+    assert rows[1]["settled_at"] == rows[0]["settled_at"]
+    assert rows[1]["complete_to"] < rows[0]["complete_to"]
+    await sql.journal([(account, 5)])
+    after = await sql.connection.fetchval("SELECT clock_timestamp()")
+    await sql.settle()
+    assert await sql.connection.fetchval("SELECT booked_before_v1($1, $2)", account, after) == 7
 
 
 async def test_a_role_that_may_not_see_who_journals_settles_all_the_same(
