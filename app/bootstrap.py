@@ -52,6 +52,9 @@ from app.ledger.sweeper import Sweeper
 from app.ledger.unit import Unit, UnitCarrier
 from app.ledger.verify import Verifier
 from app.ledger.watch import ModeWatch
+from app.security.key_ring import KeyRing, KeyWatch
+from app.security.store import CHANNEL as KEY_CHANNEL
+from app.security.store import KeyStore
 from app.settings import Settings, load_settings
 
 if TYPE_CHECKING:
@@ -99,6 +102,7 @@ class OperatorServices(msgspec.Struct, frozen=True):
     store: LedgerStore
     settler: Settler
     verifier: Verifier
+    keys: KeyStore
 
 
 class _Parts(NamedTuple):
@@ -111,8 +115,11 @@ class _Parts(NamedTuple):
 
 
 @asynccontextmanager
-async def open_services(settings: Settings) -> AsyncIterator[Services]:
-    """Open everything the API needs, with an epoch open: Redis decides if it is there.
+async def open_services(
+    settings: Settings, key_ring: KeyRing | None = None
+) -> AsyncIterator[Services]:
+    """Open everything the API needs, with an epoch open: Redis decides if it is there. A key ring
+    is read and kept fresh.
 
     Raises `UnusableDatabase` or `PostgresUnavailable`, and `RedisUnavailable` where PostgreSQL may
     not decide instead.
@@ -149,6 +156,13 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
                 listen_always(settings.direct_postgres_url, EPOCH_CHANNEL, watch.wake, timeout_ms),
             )
         )
+        if key_ring is not None:
+            keys = KeyWatch(KeyStore(reads, timeout_ms), key_ring)
+            await keys.read()
+            listening = listen_always(
+                settings.direct_postgres_url, KEY_CHANNEL, keys.wake, timeout_ms
+            )
+            await stack.enter_async_context(_background(keys.read_always(), listening))
         health = HealthCheck(settings, store, [batcher, groups], parts.mode, parts.breaker, probes)
         verifier = _verifier(settings, parts, reads, store, probes)
         ledger = LedgerService(
@@ -274,7 +288,8 @@ async def open_operator_services(settings: Settings) -> AsyncIterator[OperatorSe
         store = LedgerStore(parts.pool, settings.postgres.timeout_ms)
         settler = Settler(parts.pool, parts.mode, parts.admission)
         verifier = _verifier(settings, parts, parts.pool, store, parts.redis)
-        yield OperatorServices(parts.mode, store, settler, verifier)
+        keys = KeyStore(parts.pool, settings.postgres.timeout_ms)
+        yield OperatorServices(parts.mode, store, settler, verifier, keys)
 
 
 def _verifier(

@@ -26,6 +26,17 @@ PLAIN_HEAD_BYTES_MAX: Final = 4_096
 PLAIN_LINE_BYTES_MAX: Final = 512
 HOST_BYTES_MAX: Final = 255
 REQUEST_ID_LENGTH_MAX: Final = 64
+REQUEST_TARGET_BYTES_MAX: Final = 8 * 1024
+HEADERS_MAX: Final = 128
+HEAD_BYTES_MAX: Final = 32 * 1024
+HEAD_READ_S: Final = 10.0
+# A handler that waits for a body answers first; past this the connection ends.
+BODY_ABANDONED_S: Final = 12.0
+ANSWER_STALLED_S: Final = 30.0
+PIPELINE_MAX: Final = 100
+CONNECTIONS_MAX: Final = 100_000
+# File descriptors of a process that are not clients' connections.
+DESCRIPTORS_RESERVED: Final = 128
 REQUEST_ITEMS_MAX: Final = 8_000
 # Where a request with one key is cut: part of what is stored, so it may never change.
 PART_ITEMS: Final = 1_000
@@ -39,6 +50,16 @@ REQUEST_BYTES_MAX: Final = 8 * 1024 * 1024
 PAGE_ITEMS_DEFAULT: Final = 100
 PAGE_ITEMS_MAX: Final = 1_000
 TEST_ACCOUNTS_MAX: Final = 1_000
+
+# API keys and rates. A revocation is known everywhere within KEYS_STALE_S, whatever happens: a ring
+# of keys that is older admits nobody.
+API_KEYS_MAX: Final = 10_000
+API_KEY_NAME_LENGTH_MAX: Final = 100
+API_KEY_LIFETIME_DAYS_MAX: Final = 3_650
+KEYS_READ_EVERY_S: Final = 2.0
+KEYS_STALE_S: Final = 10.0
+RATE_CALLERS_MAX: Final = 100_000
+RATE_REQUESTS_MAX: Final = 1_000_000
 
 # Micro-batching. An item's number must fit the 15 bits that a transaction id has for it.
 BATCH_ITEMS_MAX: Final = 1_000
@@ -134,3 +155,5 @@ if max(BATCH_ITEMS_MAX, REQUEST_ITEMS_MAX) > ITEM_NUMBER_MAX + 1:
     raise ValueError("every item of a batch needs a number that fits a transaction id")
 if PROCESS_NUMBER_MAX * ATTEMPTS_PER_PROCESS_MAX > INT64_MAX:
     raise ValueError("an attempt id must fit int64")
+if KEYS_READ_EVERY_S >= KEYS_STALE_S or BODY_READ_S >= BODY_ABANDONED_S:
+    raise ValueError("what is repeated or answered must be so before it counts as too late")

@@ -3,9 +3,12 @@
 import gc
 import logging
 import os
+import resource
 import socket
+import ssl
 import sys
 from contextlib import AsyncExitStack
+from functools import partial
 
 import uvicorn
 from litestar import Litestar
@@ -13,17 +16,25 @@ from litestar.datastructures import State
 from litestar.types import ASGIApp, LifeSpanReceive, LifeSpanSend, Receive, Scope, Send
 
 from app import errors, limits
+from app.api.connection import BoundedConnection
 from app.api.fast_lane import FastLane
 from app.api.openapi import openapi_config
 from app.api.problem import name_answer, render
 from app.api.routers import all_routers
+from app.api.security import secured
 from app.api.starting import Opening, StartingLedger
+from app.security.cors import Cors
+from app.security.guard import Guard
+from app.security.key_ring import KeyRing
+from app.security.rate import RateLimit
 from app.settings import Settings, load_settings
 
 VERSION = "0.1.0"
 _BACKLOG = 2_048
 _KEEP_ALIVE_S = 75
 _STOP_S = 8
+# Forward secrecy and authenticated encryption, for TLS 1.2; those of 1.3 all have both.
+_CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20"
 _COLLECT_AFTER = (50_000, 50, 100)
 
 
@@ -33,13 +44,24 @@ def server_config(settings: Settings) -> uvicorn.Config:
     The lane writes no access log and no headers of the server's, so neither may be switched on.
     """
     router = _router(settings)
-    lane = FastLane(lambda: router.state.ledger)
+    rules = settings.security
+    keys = KeyRing() if rules.require_api_key else None
+    guard = Guard(keys, _rate_limit(settings))
+    cors = Cors(rules.cors_origins) if rules.cors_origins else None
+    connections_max = _connections_max(settings)
+    lane = FastLane(
+        lambda: router.state.ledger,
+        guard,
+        connections_max=connections_max,
+        leaves_pages=cors is not None,
+    )
+    bounded = partial(BoundedConnection, connections_max=connections_max)
     return uvicorn.Config(
-        _with_life(router, settings),
+        _with_life(router, secured(router, guard, cors), settings, keys),
         host=settings.http.host,
         port=settings.http.port,
         loop="uvloop",
-        http=lane.connection if settings.http.direct_route else "httptools",  # type: ignore[arg-type]
+        http=lane.connection if settings.http.direct_route else bounded,  # type: ignore[arg-type]
         ws="none",
         lifespan="on",
         access_log=False,
@@ -50,7 +72,24 @@ def server_config(settings: Settings) -> uvicorn.Config:
         proxy_headers=False,
         server_header=False,
         date_header=False,
+        ssl_certfile=rules.tls_certificate or None,
+        ssl_keyfile=rules.tls_key or None,
+        ssl_ciphers=_CIPHERS,
     )
+
+
+def _rate_limit(settings: Settings) -> RateLimit | None:
+    rules = settings.security
+    return RateLimit(rules.rate_requests, rules.rate_window_s) if rules.rate_requests else None
+
+
+def _connections_max(settings: Settings) -> int:
+    """Allow as many connections as are set and as there are descriptors for."""
+    descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if descriptors == resource.RLIM_INFINITY:
+        return settings.security.connections_max
+    room = max(1, descriptors - limits.DESCRIPTORS_RESERVED)
+    return min(settings.security.connections_max, room)
 
 
 def _router(settings: Settings) -> Litestar:
@@ -58,7 +97,7 @@ def _router(settings: Settings) -> Litestar:
         route_handlers=all_routers(settings),
         exception_handlers={Exception: render},
         before_send=[name_answer],
-        openapi_config=openapi_config(VERSION),
+        openapi_config=openapi_config(VERSION, needs_key=settings.security.require_api_key),
         request_max_body_size=limits.BODY_BYTES_MAX,
         state=State(
             {
@@ -72,12 +111,12 @@ def _router(settings: Settings) -> Litestar:
     )
 
 
-def _with_life(router: Litestar, settings: Settings) -> ASGIApp:
+def _with_life(router: Litestar, app: ASGIApp, settings: Settings, keys: KeyRing | None) -> ASGIApp:
     async def serve(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":  # type: ignore[comparison-overlap]
-            await _live(router, settings, receive, send)  # type: ignore[arg-type]
+            await _live(router, settings, keys, receive, send)  # type: ignore[arg-type]
         else:
-            await router(scope, receive, send)
+            await app(scope, receive, send)
 
     return serve
 
@@ -94,7 +133,11 @@ class _Server(uvicorn.Server):
 
 
 async def _live(
-    app: Litestar, settings: Settings, receive: LifeSpanReceive, send: LifeSpanSend
+    app: Litestar,
+    settings: Settings,
+    keys: KeyRing | None,
+    receive: LifeSpanReceive,
+    send: LifeSpanSend,
 ) -> None:
     """Open the services as soon as PostgreSQL is there and close them when the server stops.
 
@@ -104,7 +147,9 @@ async def _live(
     await receive()
     async with AsyncExitStack() as stack:
         opening = Opening(
-            settings, lambda ledger, events: app.state.update(ledger=ledger, events=events)
+            settings,
+            lambda ledger, events: app.state.update(ledger=ledger, events=events),
+            keys,
         )
         stack.push_async_callback(opening.close)
         try:
@@ -128,7 +173,13 @@ def main() -> int:
     logging.basicConfig(
         level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s %(message)s"
     )
-    server = _Server(server_config(settings))
+    config = server_config(settings)
+    try:
+        config.load()
+    except (OSError, ssl.SSLError) as error:
+        print(f"error: TLS certificate or key: {error.strerror or error}", file=sys.stderr)
+        return 2
+    server = _Server(config)
     try:
         server.run()
     except KeyboardInterrupt:

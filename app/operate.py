@@ -16,6 +16,7 @@ from app import errors, limits
 from app.bootstrap import open_operator_services
 from app.ledger.detachment import detach_months, month_of
 from app.ledger.model import Verification
+from app.security.command import act_on_keys, add_key_acts
 from app.settings import load_settings
 
 ACTIONS = {
@@ -28,6 +29,7 @@ ACTIONS = {
     "drain": "the same, and settle what is pending, before maintenance",
     "resume": "accept again after read-only or drain",
     "detach": "take the journal's months before --before out of it; their tables stay",
+    "key": "make, list or revoke API keys",
 }
 _DRAIN_S = 60
 _DRAIN_PAUSE_S = 0.1
@@ -37,6 +39,8 @@ _ACTOR_LENGTH_MAX = 200
 async def operate(arguments: argparse.Namespace) -> int:
     """Do one thing and say what came of it; 0 when it is as it should be."""
     async with open_operator_services(load_settings(os.environ)) as services:
+        if arguments.action == "key":
+            return await act_on_keys(services.keys, arguments)
         if arguments.action == "verify":
             return _tell(await services.verifier.verify(limits.VERIFY_COMMAND_S))
         if arguments.action == "detach":
@@ -91,15 +95,18 @@ def _actor() -> str:
 
 def main(arguments: list[str]) -> int:
     """Run one command; 2 when it is not one."""
-    parser = argparse.ArgumentParser(
-        prog="python -m app.operate",
-        description="\n".join(f"{name:15} {what}" for name, what in ACTIONS.items()),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("action", choices=ACTIONS)
-    parser.add_argument("--by", default=_actor(), help="who does it")
-    parser.add_argument("--reason", default="", help="why, for whoever reads it later")
-    parser.add_argument("--before", help="detach: the first month that stays, as YYYY-MM")
+    parser = argparse.ArgumentParser(prog="python -m app.operate")
+    acts = parser.add_subparsers(dest="action", required=True, metavar="action")
+    noted = argparse.ArgumentParser(add_help=False)
+    noted.add_argument("--by", default=_actor(), help="who does it")
+    noted.add_argument("--reason", default="", help="why, for whoever reads it later")
+    for name, what in ACTIONS.items():
+        if name == "key":
+            add_key_acts(acts.add_parser(name, help=what), noted)
+        else:
+            act = acts.add_parser(name, help=what, parents=[noted])
+            if name == "detach":
+                act.add_argument("--before", help="the first month that stays, as YYYY-MM")
     logging.basicConfig(level=logging.ERROR)
     try:
         return asyncio.run(operate(parser.parse_args(arguments)))

@@ -13,6 +13,7 @@ import os
 import shutil
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import time
@@ -267,7 +268,7 @@ def _is_ready(settings: Settings) -> bool:
     """Ask the API itself; a proxy that the environment names has no part in this."""
     # A wildcard is where to listen, not whom to ask.
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.http.host, settings.http.host)  # noqa: S104
-    connection = http.client.HTTPConnection(host, settings.http.port, timeout=2)
+    connection = _connection(settings, host)
     try:
         connection.request("GET", "/health/ready")
         return connection.getresponse().status == _HTTP_OK
@@ -277,8 +278,18 @@ def _is_ready(settings: Settings) -> bool:
         connection.close()
 
 
+def _connection(settings: Settings, host: str) -> http.client.HTTPConnection:
+    """Connect as the API is served; its certificate need not be for a name this machine has."""
+    port = settings.http.port
+    if not settings.security.tls_certificate:
+        return http.client.HTTPConnection(host, port, timeout=2)
+    context = ssl._create_unverified_context()  # noqa: S323  asks itself whether it is up
+    return http.client.HTTPSConnection(host, port, timeout=2, context=context)
+
+
 def _print_welcome(settings: Settings) -> None:
-    url = f"http://localhost:{settings.http.port}"
+    scheme = "https" if settings.security.tls_certificate else "http"
+    url = f"{scheme}://localhost:{settings.http.port}"
     body = '{"account_id": "ACC001", "amount": "1000", "type": "credit"}'
     print(
         f"\n  Sub-Balance is ready: {url}\n"

@@ -20,6 +20,10 @@ _SENTINEL_URL = re.compile(
     r"redis\+sentinel://(?::[^@/]*@)?[^:/@,]+:[0-9]+(?:,[^:/@,]+:[0-9]+)*/[^/]+(?:/[0-9]+)?"
 )
 _SUBJECT = re.compile(r"[A-Za-z0-9_-]{1,40}(\.[A-Za-z0-9_-]{1,40}){0,3}", re.ASCII)
+_RATE = re.compile(r"([0-9]{1,9})(/s|/m)?", re.ASCII)
+_ORIGIN = re.compile(
+    r"https?://[0-9a-z.\-]+(?::[0-9]{1,5})?|https?://\[[0-9a-f:]+\](?::[0-9]{1,5})?"
+)
 _UNIT_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, None: 1.0}
 _DURATION_SECONDS_MIN, _DURATION_SECONDS_MAX = 0.01, 3_600.0
 T = TypeVar("T")
@@ -33,6 +37,18 @@ class Http(msgspec.Struct, frozen=True, kw_only=True):
     direct_route: bool = True  # SUBBALANCE_DIRECT_ROUTE: the fast lane for POST /transaction
     require_idempotency_key: bool = False  # SUBBALANCE_REQUIRE_IDEMPOTENCY_KEY
     enable_test_mode: bool = False  # ENABLE_TEST_MODE: offer the /test routes
+
+
+class Security(msgspec.Struct, frozen=True, kw_only=True):
+    """Who may call, how often, and over what."""
+
+    require_api_key: bool = False  # SUBBALANCE_REQUIRE_API_KEY
+    rate_requests: int = 0  # SUBBALANCE_RATE_LIMIT: of one caller in `rate_window_s`, 0 is no limit
+    rate_window_s: int = 1  # the unit of the same: "100" and "100/s" a second, "100/m" a minute
+    connections_max: int = 10_000  # SUBBALANCE_CONNECTIONS_MAX: clients' connections at once
+    cors_origins: tuple[str, ...] = ()  # SUBBALANCE_CORS_ORIGINS: "https://a.example, ..." or "*"
+    tls_certificate: str = ""  # SUBBALANCE_TLS_CERTIFICATE: a PEM file, chain included
+    tls_key: str = ""  # SUBBALANCE_TLS_KEY: its private key
 
 
 class Redis(msgspec.Struct, frozen=True, kw_only=True):
@@ -102,6 +118,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """Everything an operator may choose."""
 
     http: Http = Http()
+    security: Security = Security()
     redis: Redis = Redis()
     postgres: Postgres = Postgres()
     ledger: Ledger = Ledger()
@@ -127,6 +144,7 @@ def load_settings(environ: Mapping[str, str]) -> Settings:
             require_idempotency_key=reader.flag("SUBBALANCE_REQUIRE_IDEMPOTENCY_KEY", False),
             enable_test_mode=reader.flag("ENABLE_TEST_MODE", False),
         ),
+        security=_security(reader),
         redis=Redis(
             url=_redis_url(reader.text("REDIS_URL", redis.url)),
             timeout_ms=reader.integer("SUBBALANCE_REDIS_TIMEOUT_MS", redis.timeout_ms, 10, 60_000),
@@ -152,6 +170,27 @@ def load_settings(environ: Mapping[str, str]) -> Settings:
             " leadership and LISTEN do not work through a transaction pooler"
         )
     return settings
+
+
+def _security(reader: "_Reader") -> Security:
+    default = Security()
+    requests, window_s = reader.rate("SUBBALANCE_RATE_LIMIT")
+    security = Security(
+        require_api_key=reader.flag("SUBBALANCE_REQUIRE_API_KEY", default.require_api_key),
+        rate_requests=requests,
+        rate_window_s=window_s,
+        connections_max=reader.integer(
+            "SUBBALANCE_CONNECTIONS_MAX", default.connections_max, 1, limits.CONNECTIONS_MAX
+        ),
+        cors_origins=reader.origins("SUBBALANCE_CORS_ORIGINS"),
+        tls_certificate=reader.text("SUBBALANCE_TLS_CERTIFICATE", ""),
+        tls_key=reader.text("SUBBALANCE_TLS_KEY", ""),
+    )
+    if bool(security.tls_certificate) != bool(security.tls_key):
+        raise InvalidSettings(
+            "SUBBALANCE_TLS_CERTIFICATE and SUBBALANCE_TLS_KEY are set together or not at all"
+        )
+    return security
 
 
 def _ledger(reader: "_Reader") -> Ledger:
@@ -299,6 +338,31 @@ class _Reader:
             return round(seconds * 1_000)
 
         return self._read(name, default, parse)
+
+    def rate(self, name: str) -> tuple[int, int]:
+        """Read requests and the seconds they are counted in."""
+
+        def parse(raw: str) -> tuple[int, int]:
+            match = _RATE.fullmatch(raw)
+            requests = int(match[1]) if match else -1
+            if match is None or requests > limits.RATE_REQUESTS_MAX:
+                raise ValueError(
+                    f"must be requests in a second or minute, such as 50 or 100/m,"
+                    f" at most {limits.RATE_REQUESTS_MAX}"
+                )
+            return requests, 60 if match[2] == "/m" else 1
+
+        return self._read(name, (0, 1), parse)
+
+    def origins(self, name: str) -> tuple[str, ...]:
+        def parse(raw: str) -> tuple[str, ...]:
+            origins = tuple(filter(None, (part.strip() for part in raw.split(","))))
+            for origin in origins:
+                if origin != "*" and not _ORIGIN.fullmatch(origin):
+                    raise ValueError(f"{origin!r} is no origin; one is such as https://a.example")
+            return origins
+
+        return self._read(name, (), parse)
 
     def currency(self, name: str, default: str) -> str:
         def parse(raw: str) -> str:

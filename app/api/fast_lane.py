@@ -17,15 +17,13 @@ from functools import lru_cache
 from typing import Any
 
 import uvicorn
-from uvicorn.protocols.http.httptools_impl import (
-    STATUS_LINE,
-    HttpToolsProtocol,
-    RequestResponseCycle,
-)
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCycle
 from uvicorn.server import ServerState
 
 from app import errors, limits
-from app.api.problem import PROBLEM_TYPE, problem, request_id
+from app.api.answering import JSON_LINES, head_lines, lines, raw
+from app.api.connection import BoundedConnection
+from app.api.problem import problem, request_id
 from app.ledger.model import Acceptance
 from app.ledger.routes import (
     TRANSACTION_PATH,
@@ -34,11 +32,11 @@ from app.ledger.routes import (
     transaction_request,
 )
 from app.ledger.service import LedgerService
+from app.security.guard import Guard
 
 _PATH = TRANSACTION_PATH.encode()
-_ACCEPTED = STATUS_LINE[201] + b"content-type: application/json\r\n"
+_ACCEPTED = STATUS_LINE[201] + JSON_LINES
 _REPLAYED = _ACCEPTED + b"idempotency-replayed: true\r\n"
-_PROBLEM = f"content-type: {PROBLEM_TYPE}\r\n".encode()
 _PLAIN_HOST = re.compile(rb"[0-9A-Za-z._:\[\]-]*")
 _CLOSES = b"connection: close\r\n"
 _HOT_LINE = b"POST " + _PATH + b" HTTP/1.1\r\n"
@@ -98,9 +96,22 @@ def whole_request(data: bytes) -> tuple[dict[bytes, bytes], bytes] | None:
 class FastLane:
     """What the connections of one server share."""
 
-    def __init__(self, ledger: Callable[[], LedgerService]) -> None:
-        """`ledger` gives the service, or its stand-in while it is not open."""
+    def __init__(
+        self,
+        ledger: Callable[[], LedgerService],
+        guard: Guard | None = None,
+        *,
+        connections_max: int = limits.CONNECTIONS_MAX,
+        leaves_pages: bool = False,
+    ) -> None:
+        """`ledger` gives the service, or its stand-in while it is not open.
+
+        With `leaves_pages` what a page in a browser asks goes to the router, which answers it.
+        """
         self.ledger = ledger
+        self.guard = guard if guard is not None and guard.is_on else None
+        self.connections_max = connections_max
+        self.leaves_pages = leaves_pages
         self.taken_count = 0
 
     def connection(
@@ -117,7 +128,7 @@ class FastLane:
 class _HotRequest:
     """A request on the lane, from its head to its answer."""
 
-    __slots__ = ("_body", "_connection", "_headers", "_name", "_parts", "_size")
+    __slots__ = ("_body", "_connection", "_headers", "_more", "_name", "_parts", "_size")
 
     def __init__(self, connection: "_Connection", headers: dict[bytes, bytes]) -> None:
         sent_id = headers.get(b"x-request-id")
@@ -127,6 +138,18 @@ class _HotRequest:
         self._parts: list[bytes] = []
         self._size = 0
         self._body = b""
+        self._more = b""
+
+    def pass_guard(self, guard: Guard) -> None:
+        """Let the guard look at the head; what it refuses is answered as the router would."""
+        client = self._connection.client
+        address = client[0] if client else None
+        try:
+            admitted = guard.admit("POST", TRANSACTION_PATH, self._headers, address)
+        except errors.LedgerError as error:
+            self._answer_problem(error)
+        else:
+            self._more = lines(raw(admitted.headers))
 
     def add(self, part: bytes) -> None:
         """Take a part of the body, bounded."""
@@ -170,19 +193,21 @@ class _HotRequest:
         else:
             _log.error("unexpected error", exc_info=error)
             told = errors.InternalError()
-        status, headers, body = problem(told, self._name)
-        head = STATUS_LINE[status] + _PROBLEM
-        if "Retry-After" in headers:
-            head += b"retry-after: %b\r\n" % headers["Retry-After"].encode()
-        self._answer(head, body)
+        self._answer_problem(told)
+
+    def _answer_problem(self, error: errors.LedgerError) -> None:
+        status, headers, body = problem(error, self._name)
+        rest = b"%bcontent-length: %d\r\n\r\n%b" % (self._more, len(body), body)
+        self._connection.answer(STATUS_LINE[status] + head_lines(headers), rest)
 
     def _answer(self, head: bytes, body: bytes) -> None:
-        rest = b"x-request-id: %b\r\ncontent-length: %d\r\n\r\n%b"
-        self._connection.answer(head, rest % (self._name.encode(), len(body), body))
+        rest = b"%bx-request-id: %b\r\ncontent-length: %d\r\n\r\n%b"
+        told = rest % (self._more, self._name.encode(), len(body), body)
+        self._connection.answer(head, told)
 
 
-class _Connection(HttpToolsProtocol):
-    """One client's connection: uvicorn's own, with the lane beside it."""
+class _Connection(BoundedConnection):
+    """One client's connection: the bounded one, with the lane beside it."""
 
     def __init__(
         self,
@@ -192,7 +217,7 @@ class _Connection(HttpToolsProtocol):
         app_state: dict[str, Any],
         loop: asyncio.AbstractEventLoop | None,
     ) -> None:
-        super().__init__(config, server_state, app_state, loop)
+        super().__init__(config, server_state, app_state, loop, lane.connections_max)
         self._lane = lane
         self._reading: _HotRequest | None = None
         self._unanswered: _HotRequest | None = None
@@ -201,19 +226,26 @@ class _Connection(HttpToolsProtocol):
         self._resting_since: float | None = None
         self._is_parsed = False
         self._ending = False
-        self._complaint: str | None = None
 
-    def on_headers_complete(self) -> None:
+    def take_request(self) -> None:
         """Take a hot request; leave any other to the router."""
         # One before it in the same data may have been answered, and this begun the idle time.
         self._unset_keepalive_if_required()
         # Of a header that is there twice the router takes the first, so that is what counts.
         headers = dict(reversed(self.headers))
         if self.url == _PATH and self._is_hot(headers):
-            self._reading = self._unanswered = _HotRequest(self, headers)
-            self._lane.taken_count += 1
+            self._reading = self._begin(headers)
         else:
-            super().on_headers_complete()
+            super().take_request()
+
+    def _begin(self, headers: dict[bytes, bytes]) -> _HotRequest:
+        """Begin a hot request, which the guard may end at once."""
+        request = self._unanswered = _HotRequest(self, headers)
+        lane = self._lane
+        lane.taken_count += 1
+        if lane.guard is not None:
+            request.pass_guard(lane.guard)
+        return request
 
     def _is_hot(self, headers: dict[bytes, bytes]) -> bool:
         """Tell whether the lane may take the request whose head is read."""
@@ -225,6 +257,7 @@ class _Connection(HttpToolsProtocol):
             and not parser.should_upgrade()
             and not self.expect_100_continue
             and b"transfer-encoding" not in headers
+            and not (self._lane.leaves_pages and b"origin" in headers)
             and _is_plain_host(headers.get(b"host", b""))
             and self._unanswered is None
             and (self.cycle is None or self.cycle.response_complete)
@@ -234,6 +267,7 @@ class _Connection(HttpToolsProtocol):
     def on_body(self, body: bytes) -> None:
         """Collect a hot request's body; what follows an early refusal is dropped."""
         reading = self._reading
+        self._untold_bytes = 0
         if reading is None:
             super().on_body(body)
         elif reading is self._unanswered:
@@ -245,6 +279,7 @@ class _Connection(HttpToolsProtocol):
         if reading is None:
             super().on_message_complete()
             return
+        self.owe_nothing()
         self._stop_reading()
         if reading is self._unanswered:
             reading.decide(self._lane.ledger())
@@ -255,7 +290,7 @@ class _Connection(HttpToolsProtocol):
         """
         if not self._is_parsed and self._unanswered is None and not self.flow.write_paused:
             found = whole_request(data)
-            if found is not None:
+            if found is not None and not (self._lane.leaves_pages and b"origin" in found[0]):
                 self._take_whole(*found)
                 return
         self._is_parsed = True
@@ -265,8 +300,10 @@ class _Connection(HttpToolsProtocol):
 
     def _take_whole(self, headers: dict[bytes, bytes], body: bytes) -> None:
         self._unset_keepalive_if_required()
-        self._lane.taken_count += 1
-        request = self._unanswered = _HotRequest(self, headers)
+        self._owed_since = None
+        request = self._begin(headers)
+        if request is not self._unanswered:
+            return
         request.add(body)
         if request is self._unanswered:
             request.decide(self._lane.ledger())
@@ -290,10 +327,10 @@ class _Connection(HttpToolsProtocol):
         self.transport.write(b"".join((head, _CLOSES if self._ending else b"", rest)))
         if self._ending:
             self.transport.close()
-        elif self._complaint is not None:
-            super().send_400_response(self._complaint)
         elif self.pipeline:
             super()._start_asgi_task(*self.pipeline.pop())
+        elif self._is_refused:
+            self.say_refusal()
         else:
             self._rest()
 
@@ -328,13 +365,9 @@ class _Connection(HttpToolsProtocol):
         else:
             self.pipeline.appendleft((cycle, app))
 
-    def send_400_response(self, msg: str) -> None:
-        """Refuse what is not HTTP, after the answer to what came before it."""
-        if self._unanswered is None:
-            super().send_400_response(msg)
-        else:
-            self._complaint = msg
-            self.flow.pause_reading()
+    def is_answering(self) -> bool:
+        """Tell whether a request is under way, on the lane or beside it."""
+        return self._unanswered is not None or super().is_answering()
 
     def shutdown(self) -> None:
         """End the connection, after what is being answered."""

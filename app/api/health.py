@@ -69,10 +69,10 @@ class DetailedHealth(msgspec.Struct, kw_only=True):
     consistency: ConsistencyAnswer | None
 
 
-def _documented(answer: type) -> dict[int, ResponseSpec]:
+def _documented(answer: type, *, is_guarded: bool = True) -> dict[int, ResponseSpec]:
     """Describe a health answer, which is the same when not all is well, but with 503."""
     unwell = ResponseSpec(answer, generate_examples=False, description="No transaction is decided")
-    return documented(200, answer, ()) | {503: unwell}
+    return documented(200, answer, (), is_guarded=is_guarded) | {503: unwell}
 
 
 @get(
@@ -86,13 +86,23 @@ async def get_health(state: State) -> Response[bytes]:
     return json_answer(_summary(health), 200 if health.ready else 503)
 
 
-@get("/health/live", summary="Does this process answer?", responses=documented(200, Live, ()))
+@get(
+    "/health/live",
+    summary="Does this process answer?",
+    responses=documented(200, Live, (), is_guarded=False),
+    security=[{}],
+)
 async def get_live() -> Response[bytes]:
     """Tell that this process answers, whatever else is down."""
     return json_answer(Live())
 
 
-@get("/health/ready", summary="Can it decide?", responses=_documented(Health))
+@get(
+    "/health/ready",
+    summary="Can it decide?",
+    responses=_documented(Health, is_guarded=False),
+    security=[{}],
+)
 async def get_ready(state: State) -> Response[bytes]:
     """Tell whether a transaction sent now would be decided."""
     health = await state.ledger.health()

@@ -4,7 +4,7 @@ from importlib.metadata import distribution
 
 from litestar.openapi.config import OpenAPIConfig
 from litestar.openapi.plugins import SwaggerRenderPlugin
-from litestar.openapi.spec import License
+from litestar.openapi.spec import Components, License, SecurityScheme
 from litestar.router import Router
 from litestar.static_files import create_static_files_router
 
@@ -23,7 +23,15 @@ may be sent again, with its key.
 """
 
 
-def openapi_config(version: str) -> OpenAPIConfig:
+_KEYS = Components(
+    security_schemes={
+        "bearer": SecurityScheme(type="http", scheme="bearer", description="sb_<id>_<secret>"),
+        "header": SecurityScheme(type="apiKey", name="X-API-Key", security_scheme_in="header"),
+    }
+)
+
+
+def openapi_config(version: str, *, needs_key: bool = False) -> OpenAPIConfig:
     """Describe the API; served at /schema and /schema/openapi.json."""
     return OpenAPIConfig(
         title="Sub-Balance",
@@ -31,6 +39,8 @@ def openapi_config(version: str) -> OpenAPIConfig:
         description=_DESCRIPTION.strip(),
         license=License(name="MIT", identifier="MIT"),
         path="/schema",
+        components=_KEYS if needs_key else Components(),
+        security=[{"bearer": []}, {"header": []}] if needs_key else None,
         use_handler_docstrings=True,
         render_plugins=[
             SwaggerRenderPlugin(

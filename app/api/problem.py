@@ -46,6 +46,7 @@ def problem(error: errors.LedgerError, request_id: str) -> tuple[int, dict[str, 
     headers = {"X-Request-ID": request_id}
     if error.retryable:
         headers["Retry-After"] = str(error.retry_after_s)
+    headers |= error.headers
     if isinstance(error, errors.InvariantViolation):
         _log.error("request %s: %s", request_id, error.detail, exc_info=error)
     return error.status, headers, encode(content)

@@ -10,6 +10,7 @@ from app.bootstrap import open_services
 from app.events.service import EventsService
 from app.ledger.model import ComponentHealth, LedgerHealth
 from app.ledger.service import LedgerService
+from app.security.key_ring import KeyRing
 from app.settings import Settings
 
 _PAUSE_S = 0.5
@@ -51,10 +52,12 @@ class Opening:
         set_services: Callable[
             [LedgerService | StartingLedger, EventsService | StartingLedger], Any
         ],
+        key_ring: KeyRing | None = None,
     ) -> None:
         """`set_services` is given the stand-in at once and the services when they are open."""
         self._settings = settings
         self._set_services = set_services
+        self._key_ring = key_ring
         self._starting = StartingLedger()
         self._tried = asyncio.Event()
         self._closing = asyncio.Event()
@@ -77,7 +80,7 @@ class Opening:
     async def _keep_open(self) -> None:
         while not self._closing.is_set():
             try:
-                async with open_services(self._settings) as services:
+                async with open_services(self._settings, self._key_ring) as services:
                     self._set_services(services.ledger, services.events)
                     self._tried.set()
                     await self._closing.wait()

@@ -9,6 +9,42 @@
 A class's name in snake_case is its `code`; its docstring is the default message.
 """
 
+from app.errors.access import (
+    ApiKeyInvalid as ApiKeyInvalid,
+)
+from app.errors.access import (
+    ApiKeyMissing as ApiKeyMissing,
+)
+from app.errors.access import (
+    HeadersTooLarge as HeadersTooLarge,
+)
+from app.errors.access import (
+    HeadTimeout as HeadTimeout,
+)
+from app.errors.access import (
+    KeysUnavailable as KeysUnavailable,
+)
+from app.errors.access import (
+    MalformedHttp as MalformedHttp,
+)
+from app.errors.access import (
+    PipelineTooDeep as PipelineTooDeep,
+)
+from app.errors.access import (
+    RateLimited as RateLimited,
+)
+from app.errors.access import (
+    RequestTargetTooLong as RequestTargetTooLong,
+)
+from app.errors.access import (
+    ScopeInsufficient as ScopeInsufficient,
+)
+from app.errors.access import (
+    TooManyConnections as TooManyConnections,
+)
+from app.errors.access import (
+    TooManyKeys as TooManyKeys,
+)
 from app.errors.base import (
     InvariantViolation as InvariantViolation,
 )

@@ -1,6 +1,8 @@
 """What every error has, and the four families; see `app/errors/__init__.py`."""
 
 import re
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, ClassVar
 
 _WORD_START = re.compile(r"(?<!^)(?=[A-Z])")
@@ -13,6 +15,8 @@ class LedgerError(Exception):
     retryable: ClassVar[bool] = False
     retry_after_s: ClassVar[int] = 1
     code: ClassVar[str] = "ledger_error"
+    # What an answer that tells of it carries beside the problem.
+    headers: Mapping[str, str] = MappingProxyType({})
 
     def __init_subclass__(cls) -> None:
         cls.code = _WORD_START.sub("_", cls.__name__).lower()

@@ -112,6 +112,7 @@ def problem_content(error: LedgerError, base: str = "") -> dict[str, Any]:
     return content
 
 
+GUARD_PROBLEMS = (401, 403, 429)
 READ_PROBLEMS = (400, 404, 405, 500, 503)
 WRITE_PROBLEMS = (400, 404, 405, 408, 409, 413, 415, 422, 500, 503)
 
@@ -130,11 +131,15 @@ def _codes_by_status() -> dict[int, list[str]]:
     return codes
 
 
-def documented(status: int, answer: Any, problems: tuple[int, ...]) -> dict[int, ResponseSpec]:
-    """List a route's answers for the API document: the good one and its problems by status."""
+def documented(
+    status: int, answer: Any, problems: tuple[int, ...], *, is_guarded: bool = True
+) -> dict[int, ResponseSpec]:
+    """List a route's answers for the API document: the good one and its problems by status. What
+    the guard refuses may come from every route that it guards.
+    """
     responses = {status: ResponseSpec(answer, generate_examples=False, description="Done")}
     codes = _codes_by_status()
-    for number in problems:
+    for number in (*problems, *GUARD_PROBLEMS) if is_guarded else problems:
         responses[number] = ResponseSpec(
             Problem,
             generate_examples=False,

@@ -156,7 +156,7 @@ ON_THE_LANE = {
     "no type": bare(START, HOST, LENGTH) + GOOD,
     "no length": bare(START, HOST, JSON),
     "no host": bare(START, JSON, LENGTH) + GOOD,
-    "a thousand headers": hot(*[b"X-%d: y" % number for number in range(1_000)]),
+    "a hundred headers": hot(*[b"X-%d: y" % number for number in range(100)]),
 }
 
 
@@ -335,21 +335,8 @@ async def test_mutated_requests_are_answered_the_same_or_not_at_all(ways: Ways) 
 
     async def compared(raw: bytes) -> None:
         by_lane, by_router = await ways.lane.talk(raw, FILLER), await ways.router.talk(raw, FILLER)
-        if by_lane != by_router:
-            # The router's answer is lost when nonsense follows in the same data; the lane's is not.
-            assert by_lane[-2:] == by_router == [NOT_HTTP_ANSWER, "closed"], raw
+        assert by_lane == by_router, raw
 
     for start in range(0, MUTANTS, MUTANTS_AT_ONCE):
         await asyncio.gather(*map(compared, mutants[start : start + MUTANTS_AT_ONCE]))
     assert MUTANTS // 4 < ways.shared.taken_count < MUTANTS
-
-
-NOT_HTTP_ANSWER = (
-    400,
-    [
-        ("connection", "close"),
-        ("content-length", "30"),
-        ("content-type", "text/plain; charset=utf-8"),
-    ],
-    b"Invalid HTTP request received.",
-)

@@ -6,7 +6,7 @@ import pytest
 
 from app.infra.queries import Query, load_queries
 
-FILES = ("ledger", "verify", "reads", "events")
+FILES = ("ledger", "verify", "reads", "events", "security")
 QUERIES = {name: query for file in FILES for name, query in load_queries(file).items()}
 
 

@@ -19,6 +19,7 @@ MAY_QUERY = {
     "app/ledger/mode.py",
     "app/ledger/settler.py",
     "app/ledger/store.py",
+    "app/security/store.py",
 }
 MAY_CALL_SCRIPTS = {"app/ledger/admission.py", "app/ledger/mode.py"}
 VAGUE = {"manager", "helper", "helpers", "utils", "util", "misc", "common"}

@@ -1,0 +1,86 @@
+"""What stands before the router: the guard, and the headers that every answer gets."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from litestar.types import ASGIApp, Message, Receive, Send
+
+from app.api.answering import NO_SNIFF, NO_STORE, RawHeaders, page_headers, raw
+from app.api.problem import PROBLEM_TYPE, problem, request_id
+from app.errors import LedgerError
+from app.security.cors import Cors
+from app.security.guard import Guard
+
+_ASSETS = "/schema-assets/"
+
+
+def secured(router: ASGIApp, guard: Guard, cors: Cors | None) -> ASGIApp:
+    """Put the guard and the headers before a router."""
+
+    async def serve(scope: Any, receive: Receive, send: Send) -> None:
+        answer = _Answer(send, may_be_kept=scope["path"].startswith(_ASSETS))
+        headers: Mapping[bytes, bytes] = {}
+        if cors is not None or guard.is_on:
+            # Of a header that is there twice the router takes the first, so that is what counts.
+            headers = dict(reversed(scope["headers"]))
+        if cors is not None:
+            answer.added += cors.headers(headers)
+            if cors.is_preflight(scope["method"], headers):
+                await _send(answer, 204, cors.preflight_headers(headers), b"")
+                return
+        if guard.is_on:
+            client = scope["client"]
+            try:
+                admitted = guard.admit(
+                    scope["method"], scope["path"], headers, client[0] if client else None
+                )
+            except LedgerError as error:
+                await _send_problem(answer, error, headers)
+                return
+            answer.added += raw(admitted.headers)
+        await router(scope, receive, answer)
+
+    return serve
+
+
+class _Answer:
+    """Sends an answer with more headers; those of a page follow from the page."""
+
+    __slots__ = ("_held", "_may_be_kept", "_send", "added")
+
+    def __init__(self, send: Send, *, may_be_kept: bool) -> None:
+        self._send = send
+        self._may_be_kept = may_be_kept
+        self._held: Any = None
+        self.added: RawHeaders = []
+
+    async def __call__(self, message: Message) -> None:
+        held: Any = self._held
+        if message["type"] == "http.response.start":
+            headers: RawHeaders = [*message["headers"], *self.added, *NO_SNIFF]
+            named = dict(headers)
+            if not self._may_be_kept and b"cache-control" not in named:
+                headers += NO_STORE
+            message["headers"] = headers
+            if named.get(b"content-type", b"").startswith(b"text/html"):
+                self._held = message
+                return
+        elif held is not None and message["type"] == "http.response.body":
+            self._held = None
+            held["headers"] += page_headers(b"" if message.get("more_body") else message["body"])
+            await self._send(held)
+        await self._send(message)
+
+
+async def _send_problem(
+    answer: _Answer, error: LedgerError, headers: Mapping[bytes, bytes]
+) -> None:
+    sent_id = headers.get(b"x-request-id")
+    status, told, body = problem(error, request_id(sent_id.decode("latin-1") if sent_id else None))
+    await _send(answer, status, [(b"content-type", PROBLEM_TYPE.encode()), *raw(told)], body)
+
+
+async def _send(answer: _Answer, status: int, headers: RawHeaders, body: bytes) -> None:
+    length = [(b"content-length", str(len(body)).encode())] if body else []
+    await answer({"type": "http.response.start", "status": status, "headers": [*headers, *length]})
+    await answer({"type": "http.response.body", "body": body, "more_body": False})

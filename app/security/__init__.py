@@ -1,0 +1,1 @@
+"""Who may call and how often. It knows no money and no web framework."""
