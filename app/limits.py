@@ -29,6 +29,7 @@ REQUEST_ID_LENGTH_MAX: Final = 64
 REQUEST_TARGET_BYTES_MAX: Final = 8 * 1024
 HEADERS_MAX: Final = 128
 HEAD_BYTES_MAX: Final = 32 * 1024
+PARSED_BYTES_MAX: Final = 16 * 1024
 HEAD_READ_S: Final = 10.0
 # A handler that waits for a body answers first; past this the connection ends.
 BODY_ABANDONED_S: Final = 12.0

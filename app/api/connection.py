@@ -46,6 +46,7 @@ class BoundedConnection(HttpToolsProtocol):
         self._header_count = 0
         self._refusal: errors.LedgerError | None = None
         self._is_refused = False
+        self._started: RequestResponseCycle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Wait for a first head, unless there are too many connections."""
@@ -85,10 +86,18 @@ class BoundedConnection(HttpToolsProtocol):
             return
         if self._owed_since is None:
             self._owe()
-        self._untold_bytes += len(data)
-        super().data_received(data)
-        if self._untold_bytes > limits.HEAD_BYTES_MAX and not self._is_refused:
+        # In pieces, for what follows the last thing the parser tells of in one is not counted.
+        for start in range(0, len(data), limits.PARSED_BYTES_MAX):
+            if not self._feed(data[start : start + limits.PARSED_BYTES_MAX]):
+                return
+
+    def _feed(self, piece: bytes) -> bool:
+        """Feed the parser; false when there is nothing more to read."""
+        self._untold_bytes += len(piece)
+        super().data_received(piece)
+        if self._untold_bytes > limits.HEAD_BYTES_MAX:
             self.refuse(errors.HeadersTooLarge())
+        return not self._is_refused
 
     def on_message_begin(self) -> None:
         """Begin to count a request's head."""
@@ -155,7 +164,13 @@ class BoundedConnection(HttpToolsProtocol):
 
     def is_answering(self) -> bool:
         """Tell whether a request is under way whose answer is not written."""
-        return bool(self.pipeline) or (self.cycle is not None and not self.cycle.response_complete)
+        started = self._started
+        return bool(self.pipeline) or (started is not None and not started.response_complete)
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        """Start a request of the router's."""
+        self._started = cycle
+        super()._start_asgi_task(cycle, app)
 
     def refuse(self, error: errors.LedgerError) -> None:
         """Answer with a problem, when what came before is answered, and end the connection."""
@@ -164,7 +179,7 @@ class BoundedConnection(HttpToolsProtocol):
 
     def send_400_response(self, msg: str) -> None:  # noqa: ARG002  uvicorn's words are replaced
         """Refuse what was last read, after the answers to what came before it."""
-        if self._is_refused and self.transport.is_closing():
+        if self._is_refused:
             return
         self._is_refused = True
         self._owed_since = None
@@ -182,8 +197,8 @@ class BoundedConnection(HttpToolsProtocol):
             return
         if cycle.response_started:
             self.transport.close()
-        for waiting in [one for one in self.pipeline if one[0] is cycle]:
-            self.pipeline.remove(waiting)
+        if self.pipeline and self.pipeline[0][0] is cycle:
+            self.pipeline.popleft()
         cycle.disconnected = cycle.response_complete = True
         cycle.message_event.set()
 

@@ -91,6 +91,9 @@ from app.errors.form import (
     AmountZero as AmountZero,
 )
 from app.errors.form import (
+    BodyIncomplete as BodyIncomplete,
+)
+from app.errors.form import (
     BodyTimeout as BodyTimeout,
 )
 from app.errors.form import (

@@ -65,6 +65,13 @@ class BodyTooLarge(Rejected):
     status = 413
 
 
+class BodyIncomplete(Rejected):
+    """The connection ended before the body did; nothing changed."""
+
+    status = 400
+    retryable = True
+
+
 class BodyTimeout(Rejected):
     """The body did not arrive in time; nothing changed."""
 

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 import msgspec
 from litestar import Request, Response
+from litestar.exceptions import InternalServerException
 from litestar.openapi.datastructures import ResponseSpec
 from litestar.openapi.spec import (
     OpenAPIMediaType,
@@ -24,7 +25,7 @@ from litestar.openapi.spec import (
 )
 
 from app import errors, limits
-from app.errors import BodyTimeout, LedgerError
+from app.errors import BodyIncomplete, BodyTimeout, LedgerError
 from app.kit.decoding import check_json_type, decode_json
 
 T = TypeVar("T")
@@ -47,12 +48,16 @@ async def read_optional_json(request: HttpRequest, decoder: "msgspec.json.Decode
 
 
 async def read_in_time(body: Awaitable[bytes]) -> bytes:
-    """Wait for a body; `BodyTimeout` when a client does not send it in time."""
+    """Wait for a body; `BodyTimeout` when a client does not send it in time, `BodyIncomplete` when
+    it goes away before, which the framework takes for a fault of ours.
+    """
     try:
         async with asyncio.timeout(limits.BODY_READ_S):
             return await body
     except TimeoutError as exc:
         raise BodyTimeout from exc
+    except InternalServerException as exc:
+        raise BodyIncomplete from exc
 
 
 def json_answer(
