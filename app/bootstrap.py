@@ -53,7 +53,6 @@ from app.ledger.unit import Unit, UnitCarrier
 from app.ledger.verify import Verifier
 from app.ledger.watch import ModeWatch
 from app.security.key_ring import KeyRing, KeyWatch
-from app.security.store import CHANNEL as KEY_CHANNEL
 from app.security.store import KeyStore
 from app.settings import Settings, load_settings
 
@@ -115,11 +114,8 @@ class _Parts(NamedTuple):
 
 
 @asynccontextmanager
-async def open_services(
-    settings: Settings, key_ring: KeyRing | None = None
-) -> AsyncIterator[Services]:
-    """Open everything the API needs, with an epoch open: Redis decides if it is there. A key ring
-    is read and kept fresh.
+async def open_services(settings: Settings, ring: KeyRing | None = None) -> AsyncIterator[Services]:
+    """Open everything the API needs, with an epoch open: Redis decides if it is there.
 
     Raises `UnusableDatabase` or `PostgresUnavailable`, and `RedisUnavailable` where PostgreSQL may
     not decide instead.
@@ -156,13 +152,10 @@ async def open_services(
                 listen_always(settings.direct_postgres_url, EPOCH_CHANNEL, watch.wake, timeout_ms),
             )
         )
-        if key_ring is not None:
-            keys = KeyWatch(KeyStore(reads, timeout_ms), key_ring)
-            await keys.read()
-            listening = listen_always(
-                settings.direct_postgres_url, KEY_CHANNEL, keys.wake, timeout_ms
-            )
-            await stack.enter_async_context(_background(keys.read_always(), listening))
+        if ring is not None:
+            keys = KeyWatch(KeyStore(reads, timeout_ms), ring)
+            loops = await keys.loops(settings.direct_postgres_url, timeout_ms)
+            await stack.enter_async_context(_background(*loops))
         health = HealthCheck(settings, store, [batcher, groups], parts.mode, parts.breaker, probes)
         verifier = _verifier(settings, parts, reads, store, probes)
         ledger = LedgerService(
@@ -288,7 +281,7 @@ async def open_operator_services(settings: Settings) -> AsyncIterator[OperatorSe
         store = LedgerStore(parts.pool, settings.postgres.timeout_ms)
         settler = Settler(parts.pool, parts.mode, parts.admission)
         verifier = _verifier(settings, parts, parts.pool, store, parts.redis)
-        keys = KeyStore(parts.pool, settings.postgres.timeout_ms)
+        keys = KeyStore(parts.pool, _SETTLER_TIMEOUT_MS)
         yield OperatorServices(parts.mode, store, settler, verifier, keys)
 
 
@@ -296,8 +289,7 @@ def _verifier(
     settings: Settings, parts: "_Parts", pool: "Pool", store: LedgerStore, redis: "Redis"
 ) -> Verifier:
     leak_age_ms = _LEAK_AGES * settings.reliability.reap_age_ms
-    comparison = RedisComparison(pool, parts.admission, leak_age_ms)
-    return Verifier(parts.mode, store, redis, comparison)
+    return Verifier(parts.mode, store, redis, RedisComparison(pool, parts.admission, leak_age_ms))
 
 
 @asynccontextmanager
@@ -345,9 +337,8 @@ async def _open_parts(
             await check_schema(connection)
     except POSTGRES_ERRORS as exc:
         raise errors.PostgresUnavailable(f"PostgreSQL does not answer: {exc}") from exc
-    redis_connections = settings.ledger.slots + 8
     redis = await stack.enter_async_context(
-        open_redis(settings.redis.url, settings.redis.timeout_ms, redis_connections)
+        open_redis(settings.redis.url, settings.redis.timeout_ms, settings.ledger.slots + 8)
     )
     scripts, rules = LuaScripts(redis), settings.reliability
     breaker = Breaker(

@@ -24,6 +24,7 @@ _RATE = re.compile(r"([0-9]{1,9})(/s|/m)?", re.ASCII)
 _ORIGIN = re.compile(
     r"https?://[0-9a-z.\-]+(?::[0-9]{1,5})?|https?://\[[0-9a-f:]+\](?::[0-9]{1,5})?"
 )
+_PASSWORD = re.compile(r"(://[^:/@']*:)[^@']*@")
 _UNIT_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, None: 1.0}
 _DURATION_SECONDS_MIN, _DURATION_SECONDS_MAX = 0.01, 3_600.0
 T = TypeVar("T")
@@ -57,6 +58,9 @@ class Redis(msgspec.Struct, frozen=True, kw_only=True):
     url: str = "redis://localhost:6379"  # REDIS_URL, a bare host:port is accepted
     timeout_ms: int = 1_000  # SUBBALANCE_REDIS_TIMEOUT_MS: one command, connecting included
 
+    def __repr__(self) -> str:
+        return _without_passwords(self)
+
 
 class Postgres(msgspec.Struct, frozen=True, kw_only=True):
     """The system of record."""
@@ -66,6 +70,9 @@ class Postgres(msgspec.Struct, frozen=True, kw_only=True):
     read_connections: int = 6  # SUBBALANCE_READ_CONNECTIONS: for reads, beside four for each slot
     transaction_pooler: bool = False  # SUBBALANCE_TRANSACTION_POOLER: behind PgBouncer
     direct_url: str = ""  # SUBBALANCE_DIRECT_DATABASE_URL: past the pooler, for LISTEN and leaders
+
+    def __repr__(self) -> str:
+        return _without_passwords(self)
 
 
 class Ledger(msgspec.Struct, frozen=True, kw_only=True):
@@ -130,6 +137,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     def direct_postgres_url(self) -> str:
         """Where sessions that outlive a SQL transaction are opened."""
         return self.postgres.direct_url or self.postgres.url
+
+
+def _without_passwords(section: msgspec.Struct) -> str:
+    """Write a section as it is but for the passwords in its URLs."""
+    pairs = msgspec.structs.asdict(section).items()
+    told = ", ".join(f"{name}={value!r}" for name, value in pairs)
+    masked = _PASSWORD.sub(r"\1***@", told)
+    return f"{type(section).__name__}({masked})"
 
 
 def load_settings(environ: Mapping[str, str]) -> Settings:

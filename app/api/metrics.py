@@ -76,11 +76,16 @@ def _gauge(name: str, what: str, value: float) -> GaugeMetricFamily:
     return GaugeMetricFamily(f"subbalance_{name}", what, value=float(value))
 
 
-@get("/metrics", summary="Metrics for Prometheus", responses=documented(200, str, (405, 500)))
+@get(
+    "/metrics",
+    summary="Metrics for Prometheus",
+    responses=documented(200, str, (405, 500), media_type=CONTENT_TYPE_LATEST),
+)
 async def get_metrics(state: State) -> Response[bytes]:
     """Show the ledger's state, and the latest consistency check, in Prometheus' text format."""
     registry = CollectorRegistry(auto_describe=False)
     registry.register(_Snapshot(await state.ledger.health()))
     with contextlib.suppress(Unavailable):
         registry.register(_Told(await state.events.lags()))
-    return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
+    # A media type that is text would be given its character set a second time.
+    return Response(generate_latest(registry), headers={"content-type": CONTENT_TYPE_LATEST})

@@ -85,8 +85,9 @@ class Problem(msgspec.Struct, kw_only=True):
     request_id: str
     pointer: str | None = None
     success: bool | None = None
-    account_id: str | None = None
-    amount: str | int | float | None = None
+    account_id: str | float | None = None
+    # A number may be whole; a schema that names both kinds would have whole ones fit twice.
+    amount: str | float | None = None
     available: str | None = None
     requested: str | None = None
     balance: str | None = None
@@ -137,12 +138,18 @@ def _codes_by_status() -> dict[int, list[str]]:
 
 
 def documented(
-    status: int, answer: Any, problems: tuple[int, ...], *, is_guarded: bool = True
+    status: int,
+    answer: Any,
+    problems: tuple[int, ...],
+    *,
+    is_guarded: bool = True,
+    media_type: str = JSON,
 ) -> dict[int, ResponseSpec]:
     """List a route's answers for the API document: the good one and its problems by status. What
     the guard refuses may come from every route that it guards.
     """
-    responses = {status: ResponseSpec(answer, generate_examples=False, description="Done")}
+    done = ResponseSpec(answer, generate_examples=False, description="Done", media_type=media_type)
+    responses = {status: done}
     codes = _codes_by_status()
     for number in (*problems, *GUARD_PROBLEMS) if is_guarded else problems:
         responses[number] = ResponseSpec(

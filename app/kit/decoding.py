@@ -126,5 +126,5 @@ def echo(body: bytes, *names: str) -> dict[str, Any]:
 def _short(value: Any) -> Any:
     if isinstance(value, str):
         return value[: limits.IDEMPOTENCY_KEY_LENGTH_MAX]
-    is_plain = isinstance(value, int | float | None)
+    is_plain = isinstance(value, int | float | None) and not isinstance(value, bool)
     return value if is_plain and abs(value or 0) <= limits.INT64_MAX else None

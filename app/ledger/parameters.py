@@ -4,6 +4,7 @@ from typing import Annotated
 from uuid import UUID
 
 from litestar.datastructures import ResponseHeader
+from litestar.openapi.datastructures import ResponseSpec
 from litestar.openapi.spec import OpenAPIType, Schema
 from litestar.openapi.spec import Parameter as DescribedParameter
 from litestar.params import PathParameter
@@ -11,6 +12,7 @@ from litestar.params import PathParameter
 from app import errors, limits
 from app.infra.http import READ_PROBLEMS, HttpRequest
 from app.ledger.codes import Frozen
+from app.ledger.dry_run_schemas import DryRunAnswer
 
 
 def uuid_of(text: str, pointer: str) -> UUID:
@@ -77,6 +79,9 @@ DRY_RUN = _in_query(
     "Say what would happen and change nothing: 200 with what accounts would have, or the refusal",
 )
 HAS_DRY_RUN = {"dry_run": True}
+FORESEEN = {
+    200: ResponseSpec(DryRunAnswer, generate_examples=False, description="What a dry run foresees")
+}
 LIST_PARAMETERS = (
     _in_query("currency", Schema(type=OpenAPIType.STRING), "ISO 4217: accounts in this currency"),
     _in_query(

@@ -21,6 +21,7 @@ from app.kit.decoding import idempotency_key
 from app.ledger.dry_run_schemas import dry_run_answer
 from app.ledger.parameters import (
     DRY_RUN,
+    FORESEEN,
     HAS_DRY_RUN,
     KEY_HEADER,
     REPLAYED,
@@ -63,7 +64,7 @@ _decode_reversal = msgspec.json.Decoder(ReversalBody)
     response_headers=[REPLAYED_HEADER],
     opt=HAS_DRY_RUN,
     operation_class=described_body(ReversalBody, KEY_HEADER, DRY_RUN),
-    responses=documented(201, TransactionAnswer, WRITE_PROBLEMS),
+    responses=documented(201, TransactionAnswer, WRITE_PROBLEMS) | FORESEEN,
 )
 async def post_reversal(
     transaction_id: Annotated[str, PathParameter(description="The transaction's UUID")],

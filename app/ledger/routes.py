@@ -40,6 +40,7 @@ from app.ledger.model import Acceptance, AccountRequest, Transaction, Transactio
 from app.ledger.parameters import (
     ACCOUNT_PROBLEMS,
     DRY_RUN,
+    FORESEEN,
     HAS_DRY_RUN,
     KEY_HEADER,
     REPLAYED,
@@ -141,7 +142,7 @@ def _refusal_members(error: errors.LedgerError, body: bytes) -> dict[str, Any]:
     response_headers=[REPLAYED_HEADER],
     opt=HAS_DRY_RUN,
     operation_class=described_body(TransactionBody, KEY_HEADER, DRY_RUN),
-    responses=documented(201, TransactionAnswer, WRITE_PROBLEMS),
+    responses=documented(201, TransactionAnswer, WRITE_PROBLEMS) | FORESEEN,
 )
 async def post_transaction(request: HttpRequest, state: State) -> Response[bytes]:
     """Debit or credit one account. 201 means it is durable; settlement follows within seconds."""

@@ -21,6 +21,7 @@ from app.kit.decoding import idempotency_key
 from app.ledger.dry_run_schemas import dry_run_answer
 from app.ledger.parameters import (
     DRY_RUN,
+    FORESEEN,
     HAS_DRY_RUN,
     KEY_HEADER,
     REPLAYED,
@@ -53,7 +54,7 @@ _ALONE = "/transfers/0"
     response_headers=[REPLAYED_HEADER],
     opt=HAS_DRY_RUN,
     operation_class=described_body(TransferBody, KEY_HEADER, DRY_RUN),
-    responses=documented(201, TransferAnswer, WRITE_PROBLEMS),
+    responses=documented(201, TransferAnswer, WRITE_PROBLEMS) | FORESEEN,
 )
 async def post_transfer(request: HttpRequest, state: State) -> Response[bytes]:
     """Debit one account and credit another of the same currency, both or neither. 201 means it is
@@ -80,7 +81,7 @@ async def post_transfer(request: HttpRequest, state: State) -> Response[bytes]:
     opt=HAS_DRY_RUN,
     operation_class=described_body(TransferGroupBody, KEY_HEADER, DRY_RUN),
     request_max_body_size=limits.GROUP_BYTES_MAX,
-    responses=documented(201, TransferGroupAnswer, WRITE_PROBLEMS),
+    responses=documented(201, TransferGroupAnswer, WRITE_PROBLEMS) | FORESEEN,
 )
 async def post_group(request: HttpRequest, state: State) -> Response[bytes]:
     """Do all of these transfers or none. They are decided in order, debits first: what a group

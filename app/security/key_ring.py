@@ -4,11 +4,13 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import Iterable
+from collections.abc import Coroutine, Iterable
+from typing import Any
 
 from app import errors, limits
+from app.infra.postgres import listen_always
 from app.security.model import ApiKey, read_token
-from app.security.store import KeyStore
+from app.security.store import CHANNEL, KeyStore
 
 _log = logging.getLogger(__name__)
 
@@ -58,6 +60,14 @@ class KeyWatch:
         """Read all keys once; raises `PostgresUnavailable`."""
         began_s = time.monotonic()
         self._ring.replace(await self._store.live_keys(), began_s)
+
+    async def loops(self, url: str, timeout_ms: int) -> tuple[Coroutine[Any, Any, None], ...]:
+        """Read once and return what has to run from then on: the reading, and what wakes it.
+
+        `url` is past any transaction pooler. Raises `PostgresUnavailable`.
+        """
+        await self.read()
+        return self.read_always(), listen_always(url, CHANNEL, self.wake, timeout_ms)
 
     async def read_always(self) -> None:
         """Read again and again; never returns."""
