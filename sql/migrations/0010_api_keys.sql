@@ -8,7 +8,7 @@ SET LOCAL lock_timeout = '2s';
 ALTER TABLE operator_actions
     DROP CONSTRAINT operator_actions_action,
     ADD CONSTRAINT operator_actions_action CHECK (action IN (
-        'force_redis', 'force_postgres', 'automatic', 'read_only', 'drain', 'resume',
+        'force_redis', 'force_postgres', 'automatic', 'read_only', 'drain', 'resume', 'detach',
         'create_api_key', 'revoke_api_key')),
     -- What was acted on, where that is not the ledger as a whole.
     ADD COLUMN subject text;
