@@ -54,7 +54,9 @@ def program(seed: int, step_count: int = STEPS) -> list[Step]:
             name, key = random.choice(steps).key, f"r{number - random.choice([0, 0, 3])}"
             steps.append(Step("reversal", 0, key, name))
             continue
-        expected = random.choice([(None, None)] * 3 + [(0, None), (None, 0), (0, -5), (1, None)])
+        expected = random.choice(
+            [(None, None)] * 3 + [(0, None), (None, 0), (0, -5), (1, None), (None, 1)]
+        )
         change = amount * random.choice([-1, 1])
         account_id = random.choice(list(ACCOUNTS))
         steps.append(Step(account_id, change, f"k{number}", expected=expected))
