@@ -11,7 +11,7 @@ BROKEN := $(shell test -x $(BIN)/python || rm -rf $(STAMP))
 
 .DEFAULT_GOAL := help
 .PHONY: help setup build run test check format clean clean-data settle verify operate health health-detailed pending \
-	bench bench-quick bench-modes bench-operations bench-guarantees bench-functions slow-commit growth chaos protocol test-redis-failure test-redis-failure-real recovery-times restore-drill docker-up docker-down \
+	bench bench-quick bench-modes bench-operations bench-guarantees bench-functions slow-commit growth chaos protocol test-redis-failure test-redis-failure-real recovery-times restore-drill rolling-restart docker-up docker-down \
 	test-simple test-tps test-setup test-status test-reset test-clean \
 	test-multi test-multi-simple setup-multi reset-multi status-multi scenario
 
@@ -111,6 +111,9 @@ recovery-times: setup ## how long a dead Redis is felt, 20 rounds: bench/results
 
 restore-drill: setup ## restore backups taken under load, run the service on them, verify
 	@$(BIN)/python -m tests.drills restore $(OPTIONS)
+
+rolling-restart: setup ## two API processes are replaced under 100,000 requests and none fails; report in reports/
+	@$(BIN)/python -m tests.drills rolling-restart $(OPTIONS)
 
 bench: setup ## this service beside its rivals, one table, about 13 minutes: bench/results/compare.md; needs wrk
 	@$(BIN)/python -m bench.compare $(OPTIONS)

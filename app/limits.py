@@ -22,6 +22,8 @@ METADATA_VALUE_LENGTH_MAX: Final = 256
 BODY_BYTES_MAX: Final = 32 * 1024
 TEST_BODY_BYTES_MAX: Final = 1024 * 1024
 BODY_READ_S: Final = 10.0
+# A process that ends keeps an idle connection open for one more request this long.
+LEAVE_S: Final = 2.0
 PLAIN_HEAD_BYTES_MAX: Final = 4_096
 PLAIN_LINE_BYTES_MAX: Final = 512
 HOST_BYTES_MAX: Final = 255

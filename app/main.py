@@ -16,7 +16,7 @@ from litestar.datastructures import State
 from litestar.types import ASGIApp, LifeSpanReceive, LifeSpanSend, Receive, Scope, Send
 
 from app import errors, limits
-from app.api.connection import BoundedConnection
+from app.api.connection import LEAVING, BoundedConnection
 from app.api.fast_lane import FastLane
 from app.api.openapi import openapi_config
 from app.api.problem import name_answer, render
@@ -122,14 +122,47 @@ def _with_life(router: Litestar, app: ASGIApp, settings: Settings, keys: KeyRing
 
 
 class _Server(uvicorn.Server):
-    """A server whose garbage collector leaves alone what will live as long as the process."""
+    """A server whose garbage collector leaves alone what will live as long as the process, and
+    that says when it serves and when it goes.
+    """
+
+    notify_socket = ""
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Open everything, then set the collector."""
+        """Open everything, set the collector, then tell whoever waits for it."""
         await super().startup(sockets)
         gc.collect()
         gc.freeze()
         gc.set_threshold(*_COLLECT_AFTER)
+        if self.started and self.notify_socket:
+            _notify(self.notify_socket)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Say so to every connection, those included that are being accepted now."""
+        self.lifespan.state[LEAVING] = True
+        await super().shutdown(sockets)
+
+
+def _notify(address: str) -> None:
+    """Tell the process that started this one, as systemd wants it, that requests are served."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as teller:
+        try:
+            teller.sendto(b"READY=1", "\0" + address[1:] if address[0] == "@" else address)
+        except OSError as error:
+            logging.getLogger(__name__).warning("nobody could be told of the start: %s", error)
+
+
+def _inherited(settings: Settings) -> list[socket.socket] | None:
+    """The listening socket that this process was given, if it was."""
+    if not settings.http.listen_fd:
+        return None
+    try:
+        listener = socket.socket(fileno=settings.http.listen_fd)
+        if not listener.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+            raise OSError("it does not listen")
+    except OSError as error:
+        raise errors.InvalidSettings(f"SUBBALANCE_LISTEN_FD: {error}") from error
+    return [listener]
 
 
 async def _live(
@@ -167,6 +200,7 @@ def main() -> int:
     """Serve until SIGTERM or SIGINT; 0 when it ended as told."""
     try:
         settings = load_settings(os.environ)
+        sockets = _inherited(settings)
     except errors.LedgerError as error:
         print(f"error: {error.detail}", file=sys.stderr)
         return 2
@@ -180,8 +214,9 @@ def main() -> int:
         print(f"error: TLS certificate or key: {error.strerror or error}", file=sys.stderr)
         return 2
     server = _Server(config)
+    server.notify_socket = settings.http.notify_socket
     try:
-        server.run()
+        server.run(sockets)
     except KeyboardInterrupt:
         return 0
     except SystemExit:

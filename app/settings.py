@@ -37,6 +37,8 @@ class Http(msgspec.Struct, frozen=True, kw_only=True):
     port: int = 8082  # PORT
     direct_route: bool = True  # SUBBALANCE_DIRECT_ROUTE: the fast lane for POST /transaction
     require_idempotency_key: bool = False  # SUBBALANCE_REQUIRE_IDEMPOTENCY_KEY
+    listen_fd: int = 0  # SUBBALANCE_LISTEN_FD: a listening socket that was inherited
+    notify_socket: str = ""  # NOTIFY_SOCKET: who is told that requests are served, as by systemd
     enable_test_mode: bool = False  # ENABLE_TEST_MODE: offer the /test routes
 
 
@@ -157,6 +159,8 @@ def load_settings(environ: Mapping[str, str]) -> Settings:
             port=reader.integer("PORT", http.port, 0, 65_535),
             direct_route=reader.flag("SUBBALANCE_DIRECT_ROUTE", http.direct_route),
             require_idempotency_key=reader.flag("SUBBALANCE_REQUIRE_IDEMPOTENCY_KEY", False),
+            listen_fd=reader.integer("SUBBALANCE_LISTEN_FD", http.listen_fd, 0, 65_535),
+            notify_socket=reader.text("NOTIFY_SOCKET", http.notify_socket),
             enable_test_mode=reader.flag("ENABLE_TEST_MODE", False),
         ),
         security=_security(reader),

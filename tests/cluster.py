@@ -15,7 +15,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
@@ -46,7 +46,12 @@ class ServerProcess:
     """One API or worker process: the same command, environment and port in each of its lives."""
 
     def __init__(
-        self, name: str, module: str, environment: Mapping[str, str], folder: Path, url: str = ""
+        self,
+        name: str,
+        module: Sequence[str],
+        environment: Mapping[str, str],
+        folder: Path,
+        url: str = "",
     ) -> None:
         """Describe a process; `restart` begins its first life."""
         self.name = name
@@ -91,12 +96,16 @@ class ServerProcess:
         self.resume()
         end_child(self._child, signal.SIGTERM, timeout_s)
 
+    def replace(self) -> None:
+        """Have instances behind one address replaced; they say in the log when it is done."""
+        self._signal(signal.SIGHUP)
+
     def restart(self) -> None:
         """Begin another life; one that still runs is killed first. Does not wait until ready."""
         self.kill()
         self.lives += 1
         self._child = start_child(
-            [sys.executable, "-m", self._module],
+            [sys.executable, "-m", *self._module],
             self.log,
             when_parent_dies=signal.SIGKILL,
             environment=self.environment,
@@ -171,11 +180,17 @@ class Cluster:
         `DATABASE_URL` and `REDIS_URL` may be given, so that it reaches them through a proxy.
         """
         port = free_port()
-        return self._start(name, "app.main", {"PORT": str(port), **environment}, port)
+        return self._start(name, ("app.main",), {"PORT": str(port), **environment}, port)
+
+    def start_instances(self, name: str, count: int = 2, **environment: str) -> ServerProcess:
+        """Start some APIs behind one address; SIGHUP replaces them one after the other."""
+        port = free_port()
+        module = ("app.instances", "--count", str(count))
+        return self._start(name, module, {"PORT": str(port), **environment}, port)
 
     def start_worker(self, name: str, **environment: str) -> ServerProcess:
         """Start a worker."""
-        return self._start(name, "app.workers", environment)
+        return self._start(name, ("app.workers",), environment)
 
     def wait_ready(self, api: ServerProcess, timeout_s: float = READY_TIMEOUT_S) -> None:
         """Wait until an API decides transactions; `ClusterError` when it ends or is too slow."""
@@ -224,7 +239,7 @@ class Cluster:
         self._thread.shutdown()
 
     def _start(
-        self, name: str, module: str, environment: Mapping[str, str], port: int = 0
+        self, name: str, module: Sequence[str], environment: Mapping[str, str], port: int = 0
     ) -> ServerProcess:
         if name in self._processes:
             raise ClusterError(f"there is a process named {name} already")

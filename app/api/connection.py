@@ -21,6 +21,9 @@ from app import errors, limits
 from app.api.answering import head_lines
 from app.api.problem import problem, request_id
 
+# In the state of a server that is about to end.
+LEAVING = "leaving"
+
 
 class BoundedConnection(HttpToolsProtocol):
     """uvicorn's connection, bounded."""
@@ -47,6 +50,8 @@ class BoundedConnection(HttpToolsProtocol):
         self._refusal: errors.LedgerError | None = None
         self._is_refused = False
         self._started: RequestResponseCycle | None = None
+        # The next answer is the last one.
+        self._ending = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Wait for a first head, unless there are too many connections."""
@@ -55,6 +60,23 @@ class BoundedConnection(HttpToolsProtocol):
             self.refuse(errors.TooManyConnections())
         else:
             self._owe()
+        # One that was accepted before the listener closed may come when all others are told.
+        if self.app_state.get(LEAVING):
+            self.shutdown()
+
+    def shutdown(self) -> None:
+        """End the connection after what is being answered, or else after its next answer: closed at
+        once it could cut off a request that is on its way. One that stays idle is closed.
+        """
+        if self.is_answering():
+            super().shutdown()
+        else:
+            self._ending = True
+            self.loop.call_later(limits.LEAVE_S, self._leave)
+
+    def _leave(self) -> None:
+        if not self.is_answering() and not self.transport.is_closing():
+            self.transport.close()
 
     def _owe(self) -> None:
         """Begin to wait for the client; one timer at a time looks after all waits."""
@@ -136,6 +158,8 @@ class BoundedConnection(HttpToolsProtocol):
     def take_request(self) -> None:
         """Hand the request to the application."""
         super().on_headers_complete()
+        if self._ending:
+            self.cycle.keep_alive = False
 
     def on_chunk_header(self) -> None:
         """Note that a chunk began."""

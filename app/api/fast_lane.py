@@ -225,7 +225,6 @@ class _Connection(BoundedConnection):
         self._rest_timer: asyncio.TimerHandle | None = None
         self._resting_since: float | None = None
         self._is_parsed = False
-        self._ending = False
 
     def take_request(self) -> None:
         """Take a hot request; leave any other to the router."""

@@ -1,10 +1,13 @@
 """Health: alive, ready, and each component in detail."""
 
+from typing import Any
+
 import msgspec
-from litestar import Response, Router, get
+from litestar import Request, Response, Router, get
 from litestar.datastructures import State
 from litestar.openapi.datastructures import ResponseSpec
 
+from app.api.connection import LEAVING
 from app.infra.http import documented, json_answer
 from app.ledger.codes import Mode
 from app.ledger.model import Consistency, Controls, LedgerHealth
@@ -103,10 +106,13 @@ async def get_live() -> Response[bytes]:
     responses=_documented(Health, is_guarded=False),
     security=[{}],
 )
-async def get_ready(state: State) -> Response[bytes]:
-    """Tell whether a transaction sent now would be decided."""
+async def get_ready(state: State, request: Request[Any, Any, Any]) -> Response[bytes]:
+    """Tell whether a transaction sent now would be decided, and the next one as well: 503 when
+    this process ends.
+    """
     health = await state.ledger.health()
-    return json_answer(_summary(health), 200 if health.ready else 503)
+    ends = request.scope["state"].get(LEAVING, False)
+    return json_answer(_summary(health), 200 if health.ready and not ends else 503)
 
 
 @get("/health/detailed", summary="Every component", responses=_documented(DetailedHealth))

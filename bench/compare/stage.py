@@ -96,7 +96,7 @@ class Stage:
         inherited = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
         port = free_port()
         everything = {**inherited, "HOST": HOST, "PORT": str(port), **environment}
-        process = ServerProcess(name, module, everything, self.folder, f"http://{HOST}:{port}")
+        process = ServerProcess(name, (module,), everything, self.folder, f"http://{HOST}:{port}")
         process.restart()
         self._stack.callback(process.stop)
         return process

@@ -24,6 +24,8 @@ from tests.drills.redis_failure import CutOff, Killed, Outage, hold_redis_failur
 from tests.drills.restore import hold_restore
 from tests.drills.restore_report import summary_lines as restore_summary
 from tests.drills.restore_report import write_restore_report
+from tests.drills.rolling import hold_rolling_restart, write_rolling_report
+from tests.drills.rolling import summary_lines as rolling_summary
 from tests.drills.service import DrillError, Options
 
 
@@ -55,6 +57,13 @@ def _restore(arguments: argparse.Namespace) -> int:
     result = asyncio.run(hold_restore(options))
     path = write_restore_report(options.reports, result)
     return _tell(path, restore_summary(result), result.passed)
+
+
+def _rolling(arguments: argparse.Namespace) -> int:
+    options = _options(arguments)
+    result = asyncio.run(hold_rolling_restart(options, arguments.requests, arguments.rounds))
+    path = write_rolling_report(options.reports, result)
+    return _tell(path, rolling_summary(result), result.passed)
 
 
 def _recovery_times(arguments: argparse.Namespace) -> int:
@@ -102,6 +111,10 @@ def _parser() -> argparse.ArgumentParser:
         drill.set_defaults(run=_redis_failure(outage))
     restore = _drill(drills, "restore", "backups are restored and the service runs", default)
     restore.set_defaults(run=_restore)
+    rolling = _drill(drills, "rolling-restart", "processes are replaced under load", default)
+    rolling.add_argument("--requests", type=int, default=100_000, help="to be sent at least")
+    rolling.add_argument("--rounds", type=int, default=2, help="restarts at least")
+    rolling.set_defaults(run=_rolling)
     recovery = _drill(drills, "recovery-times", "how long a dead Redis is felt", default)
     recovery.add_argument("--rounds", type=int, default=20, help="first failures to measure")
     recovery.add_argument("--repeated", type=int, default=4, help="failures right after another")

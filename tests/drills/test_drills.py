@@ -26,6 +26,7 @@ from tests.drills.redis_failure import (
 from tests.drills.report import SuccessRate, verdict
 from tests.drills.restore import ALIVE, EMPTY, OLD, check_new_epoch, hold_restore
 from tests.drills.restore_report import restore_lines
+from tests.drills.rolling import hold_rolling_restart, write_rolling_report
 from tests.drills.service import Options
 
 FAST = Options(
@@ -72,6 +73,17 @@ async def test_a_restored_backup_is_exact_and_goes_on() -> None:
     assert [restored.replayed > 0 for restored in result.restored] == [True] * 3
     assert [restored.missing > 0 for restored in result.restored] == [True] * 3
     assert result.passed
+
+
+async def test_processes_are_replaced_under_load_and_no_request_fails(tmp_path: Path) -> None:
+    options = Options(instances=2, connections=10, durable=False)
+    result = await hold_rolling_restart(options, 500, 1)
+    text = write_rolling_report(tmp_path, result).read_text()
+    assert [check for check in result.checks if not check.passed] == [], text
+    assert result.passed
+    # Every connection of the processes that ended was told so.
+    assert result.told.told_to_close > 0
+    assert "* Rolling restart: Passed" in text
 
 
 async def test_recovery_times_are_measured_and_written(tmp_path: Path) -> None:

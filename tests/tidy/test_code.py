@@ -64,6 +64,8 @@ def test_queries_and_scripts_stay_where_they_belong(module: Path) -> None:
 def test_only_settings_is_given_the_environment() -> None:
     starters = {
         "app/bootstrap.py",
+        "app/database.py",
+        "app/instances.py",
         "app/main.py",
         "app/operate.py",
         "app/run.py",

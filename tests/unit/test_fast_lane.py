@@ -258,7 +258,10 @@ async def test_a_client_that_leaves_takes_nothing_back_and_gets_nothing(stage: S
     assert len(stage.ledger.requests) == 1
 
 
-async def test_stopping_answers_what_is_being_decided_and_closes(stage: Stage) -> None:
+async def test_stopping_answers_what_is_being_decided_and_closes(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "LEAVE_S", 0.2)
     async with await stage.wire() as idle, await stage.wire() as busy, await stage.wire() as mixed:
         await busy.send(REQUEST)
         await stage.ledger.asked(1)
@@ -369,3 +372,38 @@ async def test_one_error_of_a_whole_batch_is_told_to_each_in_its_own_words(stage
             assert answer is not None
             assert msgspec.json.decode(answer.body)["account_id"] == account
     assert shared.members == {}
+
+
+async def test_a_server_that_ends_answers_one_more_request_and_says_that_it_closes() -> None:
+    stage = Stage()
+    async with listening(stage.config()) as server:
+        stage.server = server
+        async with await stage.wire() as hot, await stage.wire() as plain:
+            await plain.send(PLAIN)
+            assert (await plain.answer()) is not None
+            await hot.send(REQUEST)
+            await stage.ledger.asked()
+            stage.ledger.accept()
+            assert (await hot.answer()) is not None
+            server.should_exit = True
+            await eventually(lambda: not server.servers[0].sockets)
+            await hot.send(REQUEST)
+            await stage.ledger.asked(2)
+            stage.ledger.accept()
+            await plain.send(PLAIN)
+            for wire in (hot, plain):
+                answer = await wire.answer()
+                assert answer is not None
+                assert ("connection", "close") in answer.headers
+                assert await closed_within(wire, 1)
+
+
+async def test_a_server_that_ends_closes_what_stays_idle(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "LEAVE_S", 0.2)
+    stage = Stage()
+    async with listening(stage.config()) as server:
+        stage.server = server
+        async with await stage.wire() as wire:
+            await eventually(lambda: server.server_state.connections)
+            server.should_exit = True
+            assert await closed_within(wire, 2)
