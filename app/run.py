@@ -2,8 +2,9 @@
 
 Starts a private Redis and PostgreSQL for whichever of REDIS_URL and DATABASE_URL is not set,
 prepares the database, then runs the API and the worker as processes of their own. `settle`,
-`verify`, `operate ...` and `clean-data` act on the same private servers. It never touches a server
-it did not start.
+`verify`, `operate ...`, `optimize-db`, `monitor-db`, `pending`, `clean-data` and `db-reset` act on
+the same private servers. `dev` begins again what a changed file belongs to. It never touches a
+server it did not start.
 """
 
 import contextlib
@@ -32,6 +33,7 @@ from app.infra.child_process import (
 )
 from app.infra.embedded import EmbeddedPostgres, EmbeddedRedis, start_postgres, start_redis
 from app.infra.privileges import refuge_of
+from app.infra.source_watch import SourceWatch
 from app.settings import Settings, load_settings
 
 DATA_FOLDER = Path(__file__).resolve().parents[1] / ".data"
@@ -40,6 +42,8 @@ _READY_TIMEOUT_S = 30
 _SERVER_STARTS_MAX = 20
 _POLL_S = 0.1
 _HTTP_OK = 200
+_MODULES = {"API": "app.main", "worker": "app.workers"}
+SOURCES = tuple(DATA_FOLDER.with_name(name) for name in ("app", "lua", "sql"))
 Children = dict[str, "subprocess.Popen[bytes]"]
 
 
@@ -72,6 +76,11 @@ def main(arguments: list[str]) -> int:
         "verify": lambda: _on_these_servers("app.operate", "verify"),
         "operate": lambda: _on_these_servers("app.operate", *arguments[1:]),
         "clean-data": clean_data,
+        "db-reset": reset_data,
+        "dev": lambda: run_service(SourceWatch(SOURCES)),
+        "optimize-db": lambda: _on_these_servers("app.database", "optimize"),
+        "monitor-db": lambda: _on_these_servers("app.database", "monitor"),
+        "pending": lambda: _on_these_servers("app.database", "pending"),
     }
     name = arguments[0] if arguments else ""
     if name not in commands or (len(arguments) > 1 and name != "operate"):
@@ -87,7 +96,7 @@ def main(arguments: list[str]) -> int:
         return 1
 
 
-def run_service() -> int:
+def run_service(sources: SourceWatch | None = None) -> int:
     """Start everything, wait for a signal or a process that dies, stop everything."""
     settings = load_settings(os.environ)
     _require_free_port(settings)
@@ -99,20 +108,29 @@ def run_service() -> int:
         stopping.children = children
         _wait_ready(settings, children, stopping)
         _print_welcome(settings)
-        _watch(servers, children, stopping)
+        _watch(servers, children, stopping, sources)
     say("stopped")
     return 0
 
 
-def _watch(servers: Servers, children: Children, stopping: "_StopSignals") -> None:
+def _watch(
+    servers: Servers,
+    children: Children,
+    stopping: "_StopSignals",
+    sources: SourceWatch | None = None,
+) -> None:
     """Return when asked to stop; `Problem` when a process this one started keeps ending.
 
-    The servers may die, for the service survives that: they are started again, Redis empty.
+    The servers may die, for the service survives that: they are started again, Redis empty. With
+    sources to watch a process that ends is a mistake in them, and waits for the next change.
     """
     starts = {"Redis": 0, "PostgreSQL": 0}
     while not stopping.count:
+        if sources is not None and (changed := sources.changed()):
+            say(f"{changed} changed; starting again ...")
+            _begin_again(servers.environment, children, stopping)
         for name, child in children.items():
-            if child.poll() is not None:
+            if child.poll() is not None and sources is None:
                 raise Problem(f"the {name} ended unexpectedly:\n{log_tail(_log(name))}")
         for name, server in (("Redis", servers.redis), ("PostgreSQL", servers.postgres)):
             if server is None or server.pid:
@@ -124,6 +142,20 @@ def _watch(servers: Servers, children: Children, stopping: "_StopSignals") -> No
             server.start()
         time.sleep(_POLL_S)
     say("stopping ...")
+
+
+def _begin_again(
+    environment: Mapping[str, str], children: Children, stopping: "_StopSignals"
+) -> None:
+    """Bring the database up to date and put new processes in the place of those that run."""
+    for child in children.values():
+        end_child(child, signal.SIGTERM)
+    try:
+        _prepare(environment, stopping)
+    except Problem as problem:
+        say(f"{problem}; waiting for the next change")
+        return
+    children.update((name, _start(name, environment)) for name in children)
 
 
 def _on_these_servers(module: str, *arguments: str) -> int:
@@ -138,6 +170,16 @@ def _on_these_servers(module: str, *arguments: str) -> int:
         environment.setdefault("REDIS_URL", redis_url)
     command = [sys.executable, "-m", module, *arguments]
     return subprocess.run(command, env=environment, check=False).returncode
+
+
+def reset_data() -> int:
+    """Remove the private servers' data when that was meant; the next `make run` begins anew."""
+    if os.environ.get("CONFIRM") != "yes":
+        raise Problem(
+            f"this removes every balance in {DATA_FOLDER}, and nothing else;"
+            " if you mean it: make db-reset CONFIRM=yes"
+        )
+    return clean_data()
 
 
 def clean_data() -> int:
@@ -236,17 +278,21 @@ def _children(environment: Mapping[str, str]) -> Iterator[Children]:
     """Run the API and the worker; ends them in that order."""
     children: Children = {}
     try:
-        for name, module in (("API", "app.main"), ("worker", "app.workers")):
-            children[name] = start_child(
-                [sys.executable, "-m", module],
-                _log(name),
-                when_parent_dies=signal.SIGTERM,
-                environment=environment,
-            )
+        for name in _MODULES:
+            children[name] = _start(name, environment)
         yield children
     finally:
         for child in children.values():
             end_child(child, signal.SIGTERM)
+
+
+def _start(name: str, environment: Mapping[str, str]) -> "subprocess.Popen[bytes]":
+    return start_child(
+        [sys.executable, "-m", _MODULES[name]],
+        _log(name),
+        when_parent_dies=signal.SIGTERM,
+        environment=environment,
+    )
 
 
 def _wait_ready(settings: Settings, children: Children, stopping: _StopSignals) -> None:

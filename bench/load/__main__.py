@@ -61,7 +61,10 @@ async def _run(run: Callable[[Arguments], Awaitable[int]], options: Arguments) -
 
 def _test(name: str) -> Callable[[Arguments], Awaitable[int]]:
     async def hold(arguments: Arguments) -> int:
-        result = await hold_test(TESTS[name], _settings(arguments, 1), Progress())
+        test = TESTS[name]
+        if arguments.seconds:
+            test = test._replace(duration_s=arguments.seconds)
+        result = await hold_test(test, _settings(arguments, 1), Progress())
         return _tell(result, arguments.output, raw=False)
 
     return hold
@@ -170,8 +173,10 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m bench.load", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="command")
     for name, test in TESTS.items():
-        _command(commands, name, f"{test.title}: {_rates(test.rates)} TPS", _test(name))
-    _command(commands, "test-multi-simple", "the same as test-multi", _test("test-multi"))
+        text = f"{test.title}: {_rates(test.rates)} TPS"
+        _seconds(_command(commands, name, text, _test(name)))
+    simple = _test("test-multi")
+    _seconds(_command(commands, "test-multi-simple", "the same as test-multi", simple))
     _command(commands, "test-setup", f"open or top up {SINGLE}", _on_accounts(_provide, [SINGLE]))
     _command(commands, "test-status", f"show {SINGLE}", _on_accounts(_nothing, [SINGLE]))
     _command(commands, "test-reset", f"reset {SINGLE}", _on_accounts(reset, [SINGLE]))
@@ -181,6 +186,11 @@ def _parser() -> argparse.ArgumentParser:
     _command(commands, "reset-multi", "reset MULTI001..005", _on_accounts(reset, MULTI))
     _scenario_options(_command(commands, "scenario", "a load of any rate, or the knee", _scenario))
     return parser
+
+
+def _seconds(command: argparse.ArgumentParser) -> None:
+    text = "each rate, instead of the test's own"
+    command.add_argument("--seconds", type=_number(1, 3_600), default=0.0, help=text)
 
 
 def _rates(rates: Sequence[int]) -> str:

@@ -4,9 +4,10 @@ from typing import Any
 
 import pytest
 
+from app.database import INDEXES, expected_indexes
 from app.infra.queries import Query, load_queries
 
-FILES = ("ledger", "verify", "reads", "events", "security")
+FILES = ("ledger", "verify", "reads", "events", "security", "upkeep")
 QUERIES = {name: query for file in FILES for name, query in load_queries(file).items()}
 
 
@@ -39,3 +40,16 @@ async def test_public_tables_have_the_named_columns(database: Any) -> None:
     sub = await columns("sub_balances")
     assert sub["amount"] == "numeric"
     assert {"id", "account_id", "type", "status", "created_at", "updated_at"} <= sub.keys()
+
+
+async def test_the_indexes_that_are_looked_after_are_those_of_the_migrations(database: Any) -> None:
+    rows = await database.fetch(
+        "SELECT pg_get_indexdef(i.indexrelid) AS index"
+        "  FROM pg_index i JOIN pg_class t ON t.oid = i.indrelid"
+        " WHERE t.relnamespace = 'public'::regnamespace AND t.relkind IN ('r', 'p')"
+        "   AND NOT t.relispartition"
+        "   AND NOT EXISTS (SELECT FROM pg_constraint c WHERE c.conindid = i.indexrelid)"
+    )
+    there = "".join(f"{row['index']};\n" for row in rows)
+    assert sorted(expected_indexes(INDEXES.read_text())) == sorted(expected_indexes(there))
+    assert len(rows) == len(list(expected_indexes(there))) > 10
