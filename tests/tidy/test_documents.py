@@ -19,6 +19,7 @@ NAMES = (
     "docs/comparison.md",
     "docs/operations.md",
     "docs/performance.md",
+    "docs/upgrading.md",
     "docs/regressions.md",
     "docs/reliability.md",
 )
@@ -56,6 +57,17 @@ def test_architecture_and_decisions_stay_short() -> None:
         assert len(decision.read_text().splitlines()) <= DECISION_LINES_MAX, decision.name
 
 
+def documented_settings() -> set[str]:
+    """The names in the table of settings."""
+    table = (ROOT / "docs/configuration.md").read_text()
+    return {
+        name
+        for line in table.splitlines()
+        if line.startswith("| `")
+        for name in re.findall(r"`([A-Z_]+)`", line.split("|")[1])
+    }
+
+
 def test_every_setting_is_documented_and_every_documented_one_is_read() -> None:
     class Recorder(dict[str, str]):
         asked: set[str] = set()  # noqa: RUF012  one recorder, one test
@@ -66,14 +78,49 @@ def test_every_setting_is_documented_and_every_documented_one_is_read() -> None:
 
     recorder = Recorder()
     load_settings(recorder)
-    table = (ROOT / "docs/configuration.md").read_text()
-    documented = {
-        name
-        for line in table.splitlines()
-        if line.startswith("| `")
-        for name in re.findall(r"`([A-Z_]+)`", line.split("|")[1])
+    assert documented_settings() == recorder.asked
+
+
+def test_the_defaults_in_the_table_of_settings_are_those_of_the_code() -> None:
+    compared = 0
+    for line in (ROOT / "docs/configuration.md").read_text().splitlines():
+        if not line.startswith("| `"):
+            continue
+        names, defaults = (re.findall(r"`([^`]+)`", cell) for cell in line.split("|")[1:3])
+        if not defaults:
+            assert line.split("|")[2].strip() == "none"
+            continue
+        assert len(names) == len(defaults), line
+        for name, default in zip(names, defaults, strict=True):
+            # Where another setting is the default, that one's name stands there.
+            if default not in documented_settings():
+                assert load_settings({name: default}) == load_settings({}), name
+                compared += 1
+    assert compared > 30
+
+
+def test_every_migration_is_in_the_table_of_what_locks() -> None:
+    rows = re.findall(r"^\| `(\d{4}_\w+\.sql)` \|", (ROOT / "docs/upgrading.md").read_text(), re.M)
+    assert rows == sorted(path.name for path in (ROOT / "sql/migrations").glob("*.sql"))
+
+
+def test_every_make_target_is_in_its_document_and_no_other() -> None:
+    described = re.findall(r"^\| `make ([a-z-]+)`", (ROOT / "docs/targets.md").read_text(), re.M)
+    there = re.findall(r"^([a-z-]+):.*## ", (ROOT / "Makefile").read_text(), re.M)
+    assert described == there
+
+
+def test_the_index_of_the_documents_names_each_of_them() -> None:
+    text = (ROOT / "docs/README.md").read_text()
+    named = set(re.findall(r"`([\w./-]+)`", text))
+    assert {name for name in named if "/" in name or name.endswith(".md")} >= {
+        path.relative_to(ROOT / "docs").as_posix()
+        for pattern in ("*.md", "recipes/*.md")
+        for path in (ROOT / "docs").glob(pattern)
+        if path.name != "README.md"
     }
-    assert documented == recorder.asked
+    for name in named - {"README.md", "ARCHITECTURE.md"}:
+        assert name.startswith("/") or (ROOT / "docs" / name).exists(), name
 
 
 @pytest.mark.parametrize(
