@@ -60,6 +60,7 @@ class Instances:
                 self._revive()
                 time.sleep(_POLL_S)
         finally:
+            # All are told before any is waited for.
             for child in self._children:
                 child.terminate()
             for child in self._children:
@@ -76,17 +77,22 @@ class Instances:
                 say(f"not replaced: {problem}")
                 return
             end_child(old, signal.SIGTERM)
+        self._starts_left = _STARTS_MAX
         say(f"{len(self._children)} processes were replaced")
 
     def _revive(self) -> None:
+        """Start again what died, a bounded number of times; those that live serve on."""
         for place, child in enumerate(self._children):
-            if child.poll() is None:
+            if child.poll() is None or not self._starts_left:
                 continue
             self._starts_left -= 1
-            if not self._starts_left:
-                raise Problem("the processes keep ending")
             say(f"a process ended with {child.returncode}; starting another")
-            self._children[place] = self._start()
+            try:
+                self._children[place] = self._start()
+            except Problem as problem:
+                say(str(problem))
+        if not self._starts_left and all(child.poll() is not None for child in self._children):
+            raise Problem("the processes keep ending")
 
     def _start(self) -> "subprocess.Popen[bytes]":
         """Start one and wait until it serves."""
