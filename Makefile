@@ -5,6 +5,8 @@ PORT ?= 8082
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+# Tests that kill and starve what they run get more of the machine.
+FAULT_TESTS := tests/failure tests/chaos tests/drills
 
 # An environment whose Python is gone (upgraded, moved) is made again.
 BROKEN := $(shell test -x $(BIN)/python || rm -rf $(STAMP))
@@ -59,7 +61,8 @@ db-reset: setup ## remove what make run keeps in .data/ and nothing else: CONFIR
 ##@ Tests
 
 test: setup ## run all tests on private servers, then the short TPS test
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest -n 3 --dist loadfile $(addprefix --ignore ,$(FAULT_TESTS))
+	@$(BIN)/python -m pytest -n 2 --dist loadfile $(FAULT_TESTS)
 	@PORT=$(PORT) $(BIN)/python -m bench.load test-short
 
 test-simple: setup ## the manual test and a first look at one account; report in reports/
