@@ -125,8 +125,13 @@ class Reference:
         return "accepted"
 
     def hold(self, key: str, account_id: str, amount: int, credit_id: str | None) -> str:
-        """Set an amount aside under a key; answer as `post` does."""
+        """Set an amount aside under a key and an id of its own, which goes with the key; answer
+        as `post` does.
+        """
         asked = ("hold", account_id, amount, credit_id)
+        before = self.accepted.get(key, ("",))[0]
+        if before == "end" or isinstance(before, tuple):
+            return "idempotency_identity_conflict"
         if key in self.accepted:
             return "replayed" if self.accepted[key] == asked else "idempotency_key_reused"
         word = self._refusal(self.accounts[account_id], -amount)
