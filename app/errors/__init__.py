@@ -349,8 +349,10 @@ class UnusableDatabase(LedgerError):
     """This database does not fit this version of the service."""
 
 
-class DetachmentRefused(LedgerError):
+class DetachmentRefused(Rejected):
     """Months of the journal may not be detached now; nothing changed."""
+
+    status = 409
 
 
 class InvalidSettings(LedgerError):
