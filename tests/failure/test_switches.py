@@ -300,7 +300,7 @@ async def test_an_instance_of_an_older_version_does_not_start(
     settings: Settings, services: Services, database: Any
 ) -> None:
     await newer_process_rules(database, Mode.REDIS)
-    opening = Opening(settings, lambda _: None)
+    opening = Opening(settings, lambda *_: None)
     with pytest.raises(errors.InstanceOutdated):
         await opening.first_attempt()
     await opening.close()
