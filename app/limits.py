@@ -115,7 +115,7 @@ VERIFY_KEPT: Final = 1_000
 # Events: how much of the journal is read at once, for sinks and for one who polls; how often a sink
 # that has nothing to tell looks again, and how long one that fails waits at most.
 EVENT_PAGE_BATCHES: Final = 500
-EVENT_PAGE_ENTRIES: Final = 500
+EVENT_PAGE_ENTRIES: Final = 1_000
 EVENT_PAGES_KEPT: Final = 8
 EVENT_BATCHES_LOOKED_AT: Final = 2_000
 EVENT_POLL_S: Final = 0.2
@@ -123,7 +123,7 @@ EVENT_RETRY_S: Final = 10.0
 SEQUENCE_LENGTH_MAX: Final = 64
 STREAM_ITEMS_MAX: Final = 10_000_000
 STREAM_CHECK_S: Final = 1.0
-STREAM_WRITE_ITEMS: Final = 100
+STREAM_WRITE_ITEMS: Final = 50
 NATS_MESSAGES_MAX: Final = 1_000_000
 NATS_BYTES_MAX: Final = 1024**3
 NATS_TIMEOUT_S: Final = 5.0

@@ -51,11 +51,15 @@ class Courier:
     async def deliver_always(self) -> None:
         """Tell the sink for ever; it is asked again later, and later, while it fails."""
         self._cursor, wait_s = None, _RETRY_FIRST_S
+        loop = asyncio.get_running_loop()
         while not is_cancelled():
             try:
+                began = loop.time()
                 moved = await self.step()
                 wait_s = _RETRY_FIRST_S
-                await asyncio.sleep(0 if moved else limits.EVENT_POLL_S)
+                # It rests as long as it worked: servers that are busy make it work longer, so it
+                # leaves them to those who move money, and makes up for it later.
+                await asyncio.sleep(loop.time() - began if moved else limits.EVENT_POLL_S)
             except (SinkFailed, errors.LedgerError) as exc:
                 _log.warning("events to %s interrupted: %s", self._sink.name, exc)
                 await self._wait(wait_s)

@@ -29,6 +29,7 @@ _log = logging.getLogger(__name__)
 _Row = Any
 _CLOCK_MARGIN = timedelta(minutes=1)
 _INTERNAL = (EXTERNAL_PREFIX, HOLDING_PREFIX)
+_ENDINGS = {each: each.partition(".")[2] for each in EventType}
 _ACCEPTED, _REVERSED, _ACT = 1, 2, 3
 _HOLD_TYPES = {
     HoldKind.PLACE: EventType.HOLD_PLACED,
@@ -166,13 +167,14 @@ def _event(
 ) -> TellableEvent:
     batch_seq, item_no = row["batch_seq"], row["item_no"]
     place = Position(row["at"], row["kind"], batch_seq, item_no * STEPS + step)
-    event_id = f"{batch_seq}-{item_no}-{kind.partition('.')[2]}"
+    event_id = f"{batch_seq}-{item_no}-{_ENDINGS[kind]}"
+    sequence = place.after_step.text
     view = EventView(
         id=event_id,
         type=kind,
         account_id=account_id,
         occurred_at=instant(row["at"]),
-        sequence=place.after_step.text,
+        sequence=sequence,
         data=data,
     )
-    return TellableEvent(event_id, kind, account_id, place, encode(view))
+    return TellableEvent(event_id, kind, account_id, place, sequence, encode(view))

@@ -30,6 +30,13 @@ class EventType(StrEnum):
     HOLD_EXPIRED = "hold.expired"
 
 
+class Appended(StrEnum):
+    """How Redis answered an addition to its stream."""
+
+    DONE = "done"
+    EMPTIED = "emptied"
+
+
 class WebhookStatus(StrEnum):
     """Whether a webhook is told of events."""
 
@@ -58,7 +65,7 @@ class Position(NamedTuple):
     @property
     def after_step(self) -> "Position":
         """The place behind what stands here."""
-        return self._replace(step=self.step + 1)
+        return Position(self.at, self.kind, self.batch_seq, self.step + 1)
 
     @property
     def after_batch(self) -> "Position":
@@ -90,18 +97,17 @@ def read_sequence(text: str, pointer: str = "/cursor") -> Position:
 
 
 class TellableEvent(NamedTuple):
-    """One event ready to be told: what sinks choose by, its place, and its JSON."""
+    """One event ready to be told: what sinks choose by, its place, and its JSON.
+
+    `sequence` is its place as text; as a cursor, what comes after it.
+    """
 
     event_id: str
     type: EventType
     account_id: str
     position: Position
+    sequence: str
     body: bytes
-
-    @property
-    def sequence(self) -> str:
-        """Its place as text; as a cursor, what comes after it."""
-        return self.position.after_step.text
 
 
 class EventPage(NamedTuple):

@@ -8,12 +8,13 @@ some time before.
 import asyncio
 from collections.abc import Sequence
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from app import limits
 from app.events.courier import SinkFailed
-from app.events.model import BEGINNING, Cursor, Position, TellableEvent
+from app.events.model import BEGINNING, Appended, Cursor, Position, TellableEvent
 from app.infra.redis import REDIS_ERRORS
+from app.infra.scripts import LuaScripts
 from app.settings import Events
 
 if TYPE_CHECKING:
@@ -27,9 +28,9 @@ class RedisStream:
 
     def __init__(self, redis: "Redis", settings: Events) -> None:
         """Use a client of its own."""
-        self._redis = redis
+        self._scripts = LuaScripts(redis)
         self._key = settings.stream
-        self._items = settings.stream_items
+        self._items = str(settings.stream_items)
         self._refill = timedelta(milliseconds=settings.refill_ms)
         self._checked_at = 0.0
 
@@ -38,51 +39,45 @@ class RedisStream:
         now = asyncio.get_running_loop().time()
         if cursor.mark is None or now - self._checked_at < limits.STREAM_CHECK_S:
             return None
-        try:
-            found = await self._redis.xrange(self._key, cursor.mark, cursor.mark)
-        except REDIS_ERRORS as exc:
-            raise SinkFailed(f"Redis does not answer: {exc}") from exc
+        word, _ = await self._append((), cursor.mark)
         self._checked_at = now
-        return None if found else self._refill_from(cursor)
+        return self._refill_from(cursor) if word == Appended.EMPTIED else None
 
     async def put(self, events: Sequence[TellableEvent], cursor: Cursor) -> str | None:
-        """Add entries, a bounded number in one piece, and look whether the one before is there."""
+        """Add entries, a bounded number at once, where the one before is there still."""
         mark = cursor.mark
         for start in range(0, len(events), limits.STREAM_WRITE_ITEMS):
-            mark = await self._add(events[start : start + limits.STREAM_WRITE_ITEMS], mark)
+            some = events[start : start + limits.STREAM_WRITE_ITEMS]
+            word, mark = await self._append(some, mark)
+            if word == Appended.EMPTIED:
+                self._checked_at = 0.0
+                raise SinkFailed("the stream was emptied")
         return mark
 
-    async def _add(self, events: Sequence[TellableEvent], mark: str | None) -> str:
-        def queue(pipeline: Any) -> None:
-            if mark is not None:
-                pipeline.xrange(self._key, mark, mark)
-            for event in events:
-                fields = {
-                    "id": event.event_id,
-                    "type": event.type.value,
-                    "account_id": event.account_id,
-                    "sequence": event.sequence,
-                    "event": event.body,
-                }
-                pipeline.xadd(self._key, fields, maxlen=self._items, approximate=True)
-
+    async def _append(
+        self, events: Sequence[TellableEvent], mark: str | None
+    ) -> tuple[Appended, str]:
+        """Add entries behind the last one. Raises `SinkFailed`."""
+        fields = [
+            field
+            for event in events
+            for field in (
+                event.event_id,
+                event.type.value,
+                event.account_id,
+                event.sequence,
+                event.body.decode(),
+            )
+        ]
         try:
-            replies = await self._redis.transaction(queue)
+            word, newest = await self._scripts.call(
+                "append", [self._key], [mark or "", self._items, *fields]
+            )
         except REDIS_ERRORS as exc:
+            # Redis may be another server now, for one a replica that was promoted.
+            self._scripts.start_over()
             raise SinkFailed(f"Redis does not take events: {exc}") from exc
-        if mark is not None and not replies[0]:
-            # It was emptied since it was looked at last: begin a new one, and fill it from before.
-            self._checked_at = 0.0
-            await self._forget()
-            raise SinkFailed("the stream was emptied")
-        return str(replies[-1])
-
-    async def _forget(self) -> None:
-        """Remove what was added behind a gap."""
-        try:
-            await self._redis.delete(self._key)
-        except REDIS_ERRORS as exc:
-            raise SinkFailed(f"Redis does not answer: {exc}") from exc
+        return Appended(word), newest
 
     def _refill_from(self, cursor: Cursor) -> Position:
         earliest = BEGINNING.at + self._refill

@@ -4,6 +4,7 @@ else waits.
 
 import asyncio
 import contextlib
+import itertools
 import json
 import random
 from datetime import UTC, datetime, timedelta
@@ -419,6 +420,28 @@ async def test_a_sink_that_fails_is_asked_again_and_misses_nothing(
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
     assert len(set(sink.taken)) == 2
+
+
+async def test_between_pages_it_rests_as_long_as_it_worked(
+    services: Services, worker: WorkerServices, monkeypatch: Any
+) -> None:
+    courier = worker.couriers[0]
+    now = asyncio.get_running_loop().time
+    spans: list[tuple[float, float]] = []
+
+    async def work() -> bool:
+        began = now()
+        await asyncio.sleep(0.02 * (len(spans) + 1))
+        spans.append((began, now()))
+        return True
+
+    monkeypatch.setattr(courier, "step", work)
+    task = asyncio.create_task(courier.deliver_always())
+    await eventually(lambda: len(spans) == 4)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    for (began, ended), (begins, _) in itertools.pairwise(spans):
+        assert begins - ended >= (ended - began) * 0.99
 
 
 async def test_a_loop_ends_although_a_library_swallowed_its_cancellation(

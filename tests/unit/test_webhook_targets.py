@@ -157,7 +157,9 @@ async def test_one_inner_address_among_others_is_enough_to_refuse(monkeypatch: A
         await find_target(check_url("https://example.com/"), may_be_private=False)
 
 
-EVENT = TellableEvent("1-0-accepted", EventType.TRANSACTION_ACCEPTED, "A", BEGINNING, b'{"a":1}')
+EVENT = TellableEvent(
+    "1-0-accepted", EventType.TRANSACTION_ACCEPTED, "A", BEGINNING, BEGINNING.text, b'{"a":1}'
+)
 
 
 def webhook_at(url: str) -> Webhook:
