@@ -193,7 +193,7 @@ bench-quick: setup ## the same in about 4 minutes, one short round of everything
 bench-modes: setup ## throughput in mode postgres beside mode redis, balances checked; needs wrk
 	@$(BIN)/python -m bench.compare modes $(OPTIONS)
 
-bench-operations: setup ## what transfers and groups cost beside single transactions; needs wrk
+bench-operations: setup ## what transfers, holds and groups cost beside single transactions; needs wrk
 	@$(BIN)/python -m bench.compare operations $(OPTIONS)
 
 bench-guarantees: setup ## what each guarantee costs: copies that do without one; needs wrk

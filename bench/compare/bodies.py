@@ -8,10 +8,10 @@ from typing import Any
 import msgspec
 
 from app.ledger.routes import TRANSACTION_PATH
-from bench.compare.samples import TRANSFERS, Cell
+from bench.compare.samples import HOLDS, TRANSFERS, Cell
 
 BATCH_PATH = "/api/v1/transactions"
-TRANSFER_PATH, GROUP_PATH = "/api/v1/transfers", "/api/v1/groups"
+TRANSFER_PATH, GROUP_PATH, HOLD_PATH = "/api/v1/transfers", "/api/v1/groups", "/api/v1/holds"
 # `bench/wrk_requests.lua` puts a key of this length in its place.
 KEY_PLACE = "K" * 24
 AMOUNT = "0.01"
@@ -30,6 +30,8 @@ def path_of(cell: Cell) -> str:
     """Where a cell's requests go."""
     if cell.kind == TRANSFERS:
         return TRANSFER_PATH if cell.items == 1 else GROUP_PATH
+    if cell.kind == HOLDS:
+        return HOLD_PATH
     return TRANSACTION_PATH if cell.items == 1 else BATCH_PATH
 
 
@@ -45,6 +47,8 @@ def bodies(cell: Cell) -> list[bytes]:
     encode = _encode[cell.encoding]
     if cell.kind == TRANSFERS:
         return [encode(_transfers(cell, order, first)) for first in range(cell.accounts)]
+    if cell.kind == HOLDS:
+        return [encode({"account_id": name, "amount": AMOUNT}) for name in order]
     if cell.items == 1:
         return [encode(_transaction(name)) for name in order]
     count = max(_BATCHES_MIN, -(-cell.accounts // cell.items)) if cell.accounts > 1 else 1

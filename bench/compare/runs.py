@@ -17,6 +17,7 @@ from bench.compare.measure import Field
 from bench.compare.plan import Selection, cells
 from bench.compare.report import page, write_page
 from bench.compare.samples import (
+    HOLDS,
     POSTGRES_MODE,
     SERVICE,
     TRANSACTIONS,
@@ -145,13 +146,13 @@ def costs(options: Options) -> str:
 
 
 def operations(options: Options) -> str:
-    """Transfers and groups of ten beside single transactions and bulk requests of ten."""
+    """Transfers, holds and groups of ten beside single transactions and bulk requests of ten."""
+    forms = [(1, TRANSACTIONS), (1, TRANSFERS), (1, HOLDS), (10, TRANSACTIONS), (10, TRANSFERS)]
     wanted = [
         Cell(competitor, MANY, connections, items, kind=kind)
         for connections in BUSY
         for competitor in (SERVICE, POSTGRES_MODE)
-        for items in (1, 10)
-        for kind in (TRANSACTIONS, TRANSFERS)
+        for items, kind in forms
     ]
     with open_stage(options.seconds) as stage:
         open_accounts(stage, MANY)

@@ -12,14 +12,14 @@ POSTGRES_MODE = "this service, mode postgres"
 NAIVE = "naive: a script and an insert each"
 EMPTY = "empty handler"
 ROW_LOCKS = "row locks (pgbench)"
-TRANSACTIONS, TRANSFERS = "transactions", "transfers"
+TRANSACTIONS, TRANSFERS, HOLDS = "transactions", "transfers", "holds"
 
 
 class Cell(NamedTuple):
     """One line of the table: who is driven, and with what.
 
-    `items` go in a request, transactions or, all or none, transfers; `keys` says what has an
-    idempotency key, a request or an item.
+    `items` go in a request, transactions or, all or none, transfers, or one hold; `keys` says what
+    has an idempotency key, a request or an item.
     """
 
     competitor: str
@@ -34,7 +34,7 @@ class Cell(NamedTuple):
     @property
     def rows(self) -> int:
         """How many rows of the journal a request leaves."""
-        return self.items * (2 if self.kind == TRANSFERS else 1)
+        return self.items * (1 if self.kind == TRANSACTIONS else 2)
 
 
 class Figures(NamedTuple):
@@ -59,7 +59,7 @@ class Sample(NamedTuple):
 
     @property
     def per_second(self) -> float:
-        """Accepted transactions per second, or transfers."""
+        """Accepted transactions per second, or transfers, or holds."""
         return self.cell.items * self.figures.accepted / (self.figures.duration_us / 1_000_000)
 
 
@@ -114,8 +114,8 @@ def described(sample: Sample) -> str:
     """One line for whoever watches the run."""
     cell, figures = sample.cell, sample.figures
     form = f"{cell.items} x {cell.encoding}, key per {cell.keys}" if cell.items > 1 else "single"
-    if cell.kind == TRANSFERS:
-        form = f"group of {cell.items} transfers"
+    if cell.kind != TRANSACTIONS:
+        form = f"{cell.items} {cell.kind}"
     where = f"{cell.competitor}{' ' + cell.condition if cell.condition else ''}"
     return (
         f"{where:38} {cell.accounts:6} acc {cell.connections:4} conns {form:26}"

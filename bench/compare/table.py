@@ -6,6 +6,7 @@ from typing import NamedTuple
 from bench.compare.plan import ACCOUNTS
 from bench.compare.samples import (
     EMPTY,
+    HOLDS,
     NAIVE,
     POSTGRES_MODE,
     ROW_LOCKS,
@@ -101,6 +102,8 @@ def form_of(cell: Cell) -> str:
     """Say in words what a request holds."""
     if cell.kind == TRANSFERS:
         return "transfer" if cell.items == 1 else f"group of {cell.items:,} transfers"
+    if cell.kind == HOLDS:
+        return "hold"
     if cell.items == 1:
         return "single"
     encoding = {"json": "JSON", "msgpack": "MessagePack"}[cell.encoding]
