@@ -5,15 +5,14 @@ accounts, once.
 """
 
 import asyncio
-import logging
 import os
 import sys
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
-from typing import TYPE_CHECKING, Any, NamedTuple
+from functools import partial
+from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
-import tenacity
 
 from app import errors
 from app.events.courier import Courier, Sink
@@ -23,6 +22,8 @@ from app.events.redis_stream import RedisStream
 from app.events.service import EventsService
 from app.events.store import EventStore
 from app.events.webhooks import Webhooks
+from app.infra.lifetimes import running_beside, waited_for
+from app.infra.log import start_log
 from app.infra.migrations import check_schema, migrate
 from app.infra.postgres import POSTGRES_ERRORS, listen_always, open_pool
 from app.infra.redis import open_redis
@@ -37,6 +38,7 @@ from app.ledger.compare import RedisComparison
 from app.ledger.consistency import ConsistencyCheck
 from app.ledger.health import HealthCheck
 from app.ledger.hold_expiry import HoldExpiry
+from app.ledger.instruments import Instruments
 from app.ledger.item import Item
 from app.ledger.journal import Journal
 from app.ledger.mode import ModeKeeper
@@ -63,7 +65,6 @@ if TYPE_CHECKING:
 
 DEMO_ACCOUNTS = {"ACC001": "1000000", "ACC002": "500000", "ACC003": "2000000"}
 EPOCH_CHANNEL = "ledger_epoch"
-_STARTUP_WAIT_S = 15
 _PROBE_CONNECTIONS = 2
 _EVENT_CONNECTIONS = 3
 # A reservation this many times older than the reaper allows is a leak it did not end.
@@ -84,6 +85,7 @@ class WorkerServices(msgspec.Struct, frozen=True):
     """What the worker works with."""
 
     settings: Settings
+    instruments: Instruments
     settler: Settler
     recovery: Recovery
     reaper: Reaper
@@ -111,10 +113,13 @@ class _Parts(NamedTuple):
     breaker: Breaker
     mode: ModeKeeper
     admission: Admission
+    instruments: Instruments
 
 
 @asynccontextmanager
-async def open_services(settings: Settings, ring: KeyRing | None = None) -> AsyncIterator[Services]:
+async def open_services(
+    settings: Settings, ring: KeyRing | None = None, instruments: Instruments | None = None
+) -> AsyncIterator[Services]:
     """Open everything the API needs, with an epoch open: Redis decides if it is there.
 
     Raises `UnusableDatabase` or `PostgresUnavailable`, and `RedisUnavailable` where PostgreSQL may
@@ -122,10 +127,13 @@ async def open_services(settings: Settings, ring: KeyRing | None = None) -> Asyn
     """
     async with AsyncExitStack() as stack:
         slots, timeout_ms = settings.ledger.slots, settings.postgres.timeout_ms
-        parts = await _open_parts(stack, settings, timeout_ms, connections=4 * slots + 2)
+        instruments = instruments or Instruments("api")
+        parts = await _open_parts(
+            stack, settings, timeout_ms, connections=4 * slots + 2, instruments=instruments
+        )
         attempts = await _numbered(parts.pool, settings)
         await parts.mode.settle_ruling()
-        journal = Journal(parts.pool, timeout_ms)
+        journal = instruments.journal(parts.pool, timeout_ms)
         stack.push_async_callback(journal.close)
         decisions = LedgerStore(parts.pool, timeout_ms)
         batcher, groups = _batchers(settings, parts, journal, decisions, attempts)
@@ -137,6 +145,7 @@ async def open_services(settings: Settings, ring: KeyRing | None = None) -> Asyn
         reads = await stack.enter_async_context(
             _pool(settings, timeout_ms, settings.postgres.read_connections)
         )
+        instruments.pools["reads"] = reads
         probes = await stack.enter_async_context(
             open_redis(settings.redis.url, settings.redis.timeout_ms, _PROBE_CONNECTIONS, retries=1)
         )
@@ -146,7 +155,7 @@ async def open_services(settings: Settings, ring: KeyRing | None = None) -> Asyn
         stack.push_async_callback(changes.close)
         watch = ModeWatch(parts.mode, probes, parts.breaker, settings.reliability)
         await stack.enter_async_context(
-            _background(
+            running_beside(
                 watch.learn_always(),
                 watch.ask_redis_always(),
                 listen_always(settings.direct_postgres_url, EPOCH_CHANNEL, watch.wake, timeout_ms),
@@ -155,7 +164,7 @@ async def open_services(settings: Settings, ring: KeyRing | None = None) -> Asyn
         if ring is not None:
             keys = KeyWatch(KeyStore(reads, timeout_ms), ring)
             loops = await keys.loops(settings.direct_postgres_url, timeout_ms)
-            await stack.enter_async_context(_background(*loops))
+            await stack.enter_async_context(running_beside(*loops))
         health = HealthCheck(settings, store, [batcher, groups], parts.mode, parts.breaker, probes)
         verifier = _verifier(settings, parts, reads, store, probes)
         ledger = LedgerService(
@@ -175,18 +184,20 @@ def _batchers(
     common = (parts.mode, parts.admission, journal, store, attempts)
     singles, transfers = Pipeline(*common), Pipeline(*common, groups=True)
     whole = PartPipeline(singles, parts.mode, journal, store, attempts)
-    rules, name = settings.ledger, str(attempts.process_number)
+    rules, name, seen = settings.ledger, str(attempts.process_number), parts.instruments
+    carrying = partial(seen.carrying, deadline_ms=rules.deadline_ms)
+    kind = seen.batcher_kind
     return (
-        Batcher(
-            singles.carry,
-            whole.carry,
+        kind(
+            carrying("single", singles.carry),
+            carrying("bulk", whole.carry),
             singles.tell_what_is_left,
             [f"{name}.{number}" for number in range(rules.slots)],
             rules.batch_items,
             rules.queue_items,
         ),
-        Batcher(
-            UnitCarrier(transfers).carry,
+        kind(
+            carrying("group", UnitCarrier(transfers).carry),
             None,
             transfers.tell_what_is_left,
             [f"{name}.group{number}" for number in range(rules.slots)],
@@ -197,12 +208,18 @@ def _batchers(
 
 
 @asynccontextmanager
-async def open_worker_services(settings: Settings) -> AsyncIterator[WorkerServices]:
+async def open_worker_services(
+    settings: Settings, instruments: Instruments | None = None
+) -> AsyncIterator[WorkerServices]:
     """Open what the worker needs; it opens no epoch before there is a hold to end."""
     async with AsyncExitStack() as stack:
-        parts = await _open_parts(stack, settings, settings.postgres.timeout_ms, connections=6)
+        instruments = instruments or Instruments("worker")
+        parts = await _open_parts(
+            stack, settings, settings.postgres.timeout_ms, connections=6, instruments=instruments
+        )
         # A chunk may take long; nothing else the worker does may wait that long for an answer.
         chunks = await stack.enter_async_context(_pool(settings, _SETTLER_TIMEOUT_MS, 2))
+        instruments.pools["settler"] = chunks
         rules = settings.reliability
         store = LedgerStore(parts.pool, settings.postgres.timeout_ms)
         attempts = await _numbered(parts.pool, settings)
@@ -212,6 +229,7 @@ async def open_worker_services(settings: Settings) -> AsyncIterator[WorkerServic
         slot = Slot(f"{attempts.process_number}.reaper")
         yield WorkerServices(
             settings,
+            instruments,
             Settler(chunks, parts.mode, parts.admission),
             Recovery(parts.mode, probes, store, rules),
             Reaper(parts.mode, parts.admission, store, slot, rules.reap_age_ms),
@@ -265,7 +283,8 @@ def _expiry(
     mode = ModeKeeper(
         parts.pool, parts.redis, parts.scripts, parts.breaker, may_fall_back=may_fall_back
     )
-    journal = Journal(parts.pool, settings.postgres.timeout_ms)
+    mode.on_opened, parts.instruments.mode = parts.instruments.switched, mode
+    journal = parts.instruments.journal(parts.pool, settings.postgres.timeout_ms)
     stack.push_async_callback(journal.close)
     pipeline = Pipeline(mode, parts.admission, journal, store, attempts, groups=True)
     slot = Slot(f"{attempts.process_number}.expiry")
@@ -277,7 +296,9 @@ def _expiry(
 async def open_operator_services(settings: Settings) -> AsyncIterator[OperatorServices]:
     """Open what an operator's command needs; Redis need not be there."""
     async with AsyncExitStack() as stack:
-        parts = await _open_parts(stack, settings, _SETTLER_TIMEOUT_MS, connections=2)
+        parts = await _open_parts(
+            stack, settings, _SETTLER_TIMEOUT_MS, connections=2, instruments=Instruments("operator")
+        )
         store = LedgerStore(parts.pool, settings.postgres.timeout_ms)
         settler = Settler(parts.pool, parts.mode, parts.admission)
         verifier = _verifier(settings, parts, parts.pool, store, parts.redis)
@@ -292,21 +313,9 @@ def _verifier(
     return Verifier(parts.mode, store, redis, RedisComparison(pool, parts.admission, leak_age_ms))
 
 
-@asynccontextmanager
-async def _background(*loops: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
-    """Run loops beside the service; they are cancelled when it closes."""
-    tasks = [asyncio.create_task(loop) for loop in loops]
-    try:
-        yield
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-
-
 async def prepare_database(settings: Settings, *, demo: bool) -> None:
     """Apply missing migrations and, for a demo, open its accounts unless they are there."""
-    async with _waited_pool(settings, _MIGRATION_TIMEOUT_MS, 2) as pool:
+    async with waited_for(lambda: _pool(settings, _MIGRATION_TIMEOUT_MS, 2)) as pool:
         async with pool.acquire() as connection:
             applied = await migrate(connection)
         print(f"schema: {', '.join(applied) if applied else 'up to date'}", flush=True)
@@ -329,7 +338,12 @@ async def prepare_database(settings: Settings, *, demo: bool) -> None:
 
 
 async def _open_parts(
-    stack: AsyncExitStack, settings: Settings, timeout_ms: int, connections: int
+    stack: AsyncExitStack,
+    settings: Settings,
+    timeout_ms: int,
+    *,
+    connections: int,
+    instruments: Instruments,
 ) -> _Parts:
     pool = await stack.enter_async_context(_pool(settings, timeout_ms, connections))
     try:
@@ -340,12 +354,14 @@ async def _open_parts(
     redis = await stack.enter_async_context(
         open_redis(settings.redis.url, settings.redis.timeout_ms, settings.ledger.slots + 8)
     )
-    scripts, rules = LuaScripts(redis), settings.reliability
+    scripts, rules = instruments.scripts(redis), settings.reliability
     breaker = Breaker(
         rules.breaker_failures, rules.breaker_timeout_ms / 1_000, enabled=rules.circuit_breaker
     )
     mode = ModeKeeper(pool, redis, scripts, breaker, may_fall_back=rules.redis_fallback)
-    return _Parts(pool, redis, scripts, breaker, mode, Admission(scripts, breaker))
+    mode.on_opened = instruments.switched
+    instruments.mode, instruments.breaker, instruments.pools["decisions"] = mode, breaker, pool
+    return _Parts(pool, redis, scripts, breaker, mode, Admission(scripts, breaker), instruments)
 
 
 def _pool(
@@ -359,30 +375,13 @@ def _pool(
     )
 
 
-@asynccontextmanager
-async def _waited_pool(
-    settings: Settings, timeout_ms: int, connections: int
-) -> "AsyncIterator[Pool]":
-    """Open a pool, waiting a bounded time for a server that is still starting."""
-    async with AsyncExitStack() as stack:
-        async for attempt in tenacity.AsyncRetrying(
-            retry=tenacity.retry_if_exception_type(errors.PostgresUnavailable),
-            wait=tenacity.wait_exponential(multiplier=0.1, max=1),
-            stop=tenacity.stop_after_delay(_STARTUP_WAIT_S),
-            reraise=True,
-        ):
-            with attempt:
-                pool = await stack.enter_async_context(_pool(settings, timeout_ms, connections))
-        yield pool
-
-
 async def _numbered(pool: "Pool", settings: Settings) -> AttemptNumbers:
     return AttemptNumbers(await draw_process_number(pool, settings.postgres.timeout_ms))
 
 
 def main(arguments: list[str]) -> int:
     """Prepare the database the environment names; 0 when it is ready."""
-    logging.basicConfig(level=logging.WARNING)
+    start_log("bootstrap", "warning", dict, stream=sys.stderr)
     unknown = [argument for argument in arguments if argument != "--demo"]
     if unknown:
         print(f"usage: python -m app.bootstrap [--demo]; not {unknown[0]}", file=sys.stderr)

@@ -12,6 +12,9 @@ BALANCE_MINOR_MAX: Final = 9 * 10**18
 INT64_MAX: Final = 2**63 - 1
 EXPONENT_MAX: Final = 4
 
+# Lines of the log about requests that were refused, failed or slow; past it they are counted.
+REQUEST_LINES_PER_SECOND_MAX: Final = 100
+
 # What a request may carry.
 ACCOUNT_ID_LENGTH_MAX: Final = 50
 IDEMPOTENCY_KEY_LENGTH_MAX: Final = 255

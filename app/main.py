@@ -7,7 +7,8 @@ import resource
 import socket
 import ssl
 import sys
-from contextlib import AsyncExitStack
+from collections.abc import Callable
+from contextlib import AsyncExitStack, ExitStack
 from functools import partial
 
 import uvicorn
@@ -18,11 +19,14 @@ from litestar.types import ASGIApp, LifeSpanReceive, LifeSpanSend, Receive, Scop
 from app import errors, limits
 from app.api.connection import LEAVING, BoundedConnection
 from app.api.fast_lane import FastLane
+from app.api.observer import RequestObserver
 from app.api.openapi import openapi_config
 from app.api.problem import name_answer, render
 from app.api.routers import all_routers
 from app.api.security import secured
 from app.api.starting import Opening, StartingLedger
+from app.api.traced_request import TracedRequest
+from app.ledger.instruments import Instruments, observing
 from app.security.cors import Cors
 from app.security.guard import Guard
 from app.security.key_ring import KeyRing
@@ -38,12 +42,15 @@ _CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20"
 _COLLECT_AFTER = (50_000, 50, 100)
 
 
-def server_config(settings: Settings) -> uvicorn.Config:
+def server_config(settings: Settings, instruments: Instruments | None = None) -> uvicorn.Config:
     """Describe the server: the application, and the fast lane beside it.
 
-    The lane writes no access log and no headers of the server's, so neither may be switched on.
+    The lane writes no access log of uvicorn's and no headers of the server's, so neither may be
+    switched on. What is counted, timed and traced goes to `instruments`, if they are given.
     """
-    router = _router(settings)
+    instruments = instruments or Instruments("api", metrics=settings.observation.metrics)
+    observer = RequestObserver(instruments, settings.observation)
+    router = _router(settings, observer)
     rules = settings.security
     keys = KeyRing() if rules.require_api_key else None
     guard = Guard(keys, _rate_limit(settings))
@@ -52,12 +59,17 @@ def server_config(settings: Settings) -> uvicorn.Config:
     lane = FastLane(
         lambda: router.state.ledger,
         guard,
+        observer,
         connections_max=connections_max,
         leaves_pages=cors is not None,
     )
-    bounded = partial(BoundedConnection, connections_max=connections_max)
+    if instruments.tracing is not None:
+        lane.request = partial(TracedRequest, instruments.tracing)
+    bounded = partial(BoundedConnection, connections_max=connections_max, observer=observer)
+    app = observer.observed(secured(router, guard, cors))
+    opening = partial(Opening, settings, key_ring=keys, instruments=instruments)
     return uvicorn.Config(
-        _with_life(router, secured(router, guard, cors), settings, keys),
+        _with_life(router, app, opening),
         host=settings.http.host,
         port=settings.http.port,
         loop="uvloop",
@@ -65,6 +77,7 @@ def server_config(settings: Settings) -> uvicorn.Config:
         ws="none",
         lifespan="on",
         access_log=False,
+        log_config=None,
         log_level=settings.log_level,
         backlog=_BACKLOG,
         timeout_keep_alive=_KEEP_ALIVE_S,
@@ -92,7 +105,7 @@ def _connections_max(settings: Settings) -> int:
     return min(settings.security.connections_max, room)
 
 
-def _router(settings: Settings) -> Litestar:
+def _router(settings: Settings, observer: RequestObserver) -> Litestar:
     return Litestar(
         route_handlers=all_routers(settings),
         exception_handlers={Exception: render},
@@ -103,6 +116,7 @@ def _router(settings: Settings) -> Litestar:
             {
                 "ledger": StartingLedger(),
                 "events": StartingLedger(),
+                "observer": observer,
                 "default_currency": settings.ledger.default_currency,
             }
         ),
@@ -111,10 +125,10 @@ def _router(settings: Settings) -> Litestar:
     )
 
 
-def _with_life(router: Litestar, app: ASGIApp, settings: Settings, keys: KeyRing | None) -> ASGIApp:
+def _with_life(router: Litestar, app: ASGIApp, opening: Callable[..., Opening]) -> ASGIApp:
     async def serve(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":  # type: ignore[comparison-overlap]
-            await _live(router, settings, keys, receive, send)  # type: ignore[arg-type]
+            await _live(router, opening, receive, send)  # type: ignore[arg-type]
         else:
             await app(scope, receive, send)
 
@@ -167,8 +181,7 @@ def _inherited(settings: Settings) -> list[socket.socket] | None:
 
 async def _live(
     app: Litestar,
-    settings: Settings,
-    keys: KeyRing | None,
+    open_all: Callable[..., Opening],
     receive: LifeSpanReceive,
     send: LifeSpanSend,
 ) -> None:
@@ -179,11 +192,7 @@ async def _live(
     """
     await receive()
     async with AsyncExitStack() as stack:
-        opening = Opening(
-            settings,
-            lambda ledger, events: app.state.update(ledger=ledger, events=events),
-            keys,
-        )
+        opening = open_all(lambda ledger, events: app.state.update(ledger=ledger, events=events))
         stack.push_async_callback(opening.close)
         try:
             await opening.first_attempt()
@@ -204,24 +213,27 @@ def main() -> int:
     except errors.LedgerError as error:
         print(f"error: {error.detail}", file=sys.stderr)
         return 2
-    logging.basicConfig(
-        level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s %(message)s"
-    )
-    config = server_config(settings)
-    try:
-        config.load()
-    except (OSError, ssl.SSLError) as error:
-        print(f"error: TLS certificate or key: {error.strerror or error}", file=sys.stderr)
-        return 2
-    server = _Server(config)
-    server.notify_socket = settings.http.notify_socket
-    try:
-        server.run(sockets)
-    except KeyboardInterrupt:
-        return 0
-    except SystemExit:
-        return 1
-    return 0 if server.started else 1
+    with ExitStack() as stack:
+        try:
+            instruments = stack.enter_context(observing("api", "app", settings))
+        except errors.LedgerError as error:
+            print(f"error: {error.detail}", file=sys.stderr)
+            return 2
+        config = server_config(settings, instruments)
+        try:
+            config.load()
+        except (OSError, ssl.SSLError) as error:
+            print(f"error: TLS certificate or key: {error.strerror or error}", file=sys.stderr)
+            return 2
+        server = _Server(config)
+        server.notify_socket = settings.http.notify_socket
+        try:
+            server.run(sockets)
+        except KeyboardInterrupt:
+            return 0
+        except SystemExit:
+            return 1
+        return 0 if server.started else 1
 
 
 if __name__ == "__main__":

@@ -7,13 +7,13 @@ in `operator_actions` with who did it and why, and shows in `/health/detailed`.
 import argparse
 import asyncio
 import getpass
-import logging
 import os
 import socket
 import sys
 
 from app import errors, limits
 from app.bootstrap import open_operator_services
+from app.infra.log import start_log
 from app.ledger.detachment import detach_months, month_of
 from app.ledger.model import Verification
 from app.security.command import act_on_keys, add_key_acts
@@ -107,7 +107,7 @@ def main(arguments: list[str]) -> int:
             act = acts.add_parser(name, help=what, parents=[noted])
             if name == "detach":
                 act.add_argument("--before", help="the first month that stays, as YYYY-MM")
-    logging.basicConfig(level=logging.ERROR)
+    start_log("operate", "error", dict, stream=sys.stderr)
     try:
         return asyncio.run(operate(parser.parse_args(arguments)))
     except (errors.LedgerError, TimeoutError) as error:

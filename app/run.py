@@ -44,6 +44,7 @@ _POLL_S = 0.1
 _HTTP_OK = 200
 _MODULES = {"API": "app.main", "worker": "app.workers"}
 SOURCES = tuple(DATA_FOLDER.with_name(name) for name in ("app", "lua", "sql"))
+_PORT_MAX = 65_535
 Children = dict[str, "subprocess.Popen[bytes]"]
 
 
@@ -104,6 +105,7 @@ def run_service(sources: SourceWatch | None = None) -> int:
     with contextlib.suppress(Stopped), ExitStack() as stack:
         servers = stack.enter_context(_servers(stopping))
         _prepare(servers.environment, stopping)
+        _choose_metrics_port(servers.environment, settings)
         children = stack.enter_context(_children(servers.environment))
         stopping.children = children
         _wait_ready(settings, children, stopping)
@@ -363,6 +365,18 @@ def _require_free_port(settings: Settings) -> None:
                 f"cannot listen on {address[0]} port {address[1]}: {reason}. "
                 "Stop what uses it, or choose another: PORT=... make run"
             ) from exc
+
+
+def _choose_metrics_port(environment: dict[str, str], settings: Settings) -> None:
+    """Let the worker show its metrics beside the API's, unless that port is in use."""
+    host, port = settings.http.host, settings.http.port + 1
+    if environment.get("SUBBALANCE_WORKER_METRICS_PORT") or port > _PORT_MAX:
+        return
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        with contextlib.suppress(OSError):
+            probe.bind((host, port))
+            environment["SUBBALANCE_WORKER_METRICS_PORT"] = str(port)
 
 
 def _log(name: str) -> Path:

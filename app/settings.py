@@ -5,29 +5,19 @@ begins with `SUBBALANCE_`, and an unknown one of those is refused.
 """
 
 import re
-from collections.abc import Callable, Mapping
-from typing import TypeVar
+from collections.abc import Mapping
 
 import msgspec
 
 from app import limits
-from app.errors import InvalidSettings, LedgerError
-from app.kit.money import currency_exponent
+from app.environment import Reader
+from app.errors import InvalidSettings
 
-_PREFIX = "SUBBALANCE_"
-_DURATION = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ms|s|m)?", re.ASCII)
 _SENTINEL_URL = re.compile(
     r"redis\+sentinel://(?::[^@/]*@)?[^:/@,]+:[0-9]+(?:,[^:/@,]+:[0-9]+)*/[^/]+(?:/[0-9]+)?"
 )
 _SUBJECT = re.compile(r"[A-Za-z0-9_-]{1,40}(\.[A-Za-z0-9_-]{1,40}){0,3}", re.ASCII)
-_RATE = re.compile(r"([0-9]{1,9})(/s|/m)?", re.ASCII)
-_ORIGIN = re.compile(
-    r"https?://[0-9a-z.\-]+(?::[0-9]{1,5})?|https?://\[[0-9a-f:]+\](?::[0-9]{1,5})?"
-)
 _PASSWORD = re.compile(r"(://[^:/@']*:)[^@']*@")
-_UNIT_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, None: 1.0}
-_DURATION_SECONDS_MIN, _DURATION_SECONDS_MAX = 0.01, 3_600.0
-T = TypeVar("T")
 
 
 class Http(msgspec.Struct, frozen=True, kw_only=True):
@@ -123,6 +113,19 @@ class Events(msgspec.Struct, frozen=True, kw_only=True):
     webhooks_private: bool = False  # SUBBALANCE_WEBHOOKS_PRIVATE: to addresses of private networks
 
 
+class Observation(msgspec.Struct, frozen=True, kw_only=True):
+    """What is told of the service while it runs."""
+
+    metrics: bool = True  # SUBBALANCE_METRICS: counted and timed, for /metrics
+    worker_metrics_port: int = 0  # SUBBALANCE_WORKER_METRICS_PORT: 0 is none
+    access_log: bool = False  # SUBBALANCE_ACCESS_LOG: a line for every request
+    slow_request_ms: int = 500  # SUBBALANCE_SLOW_REQUEST_MS: a line for each that takes longer
+    log_folder: str = "logs"  # SUBBALANCE_LOG_FOLDER: of the JSON files, "none" for none
+    log_file_bytes: int = 10_000_000  # SUBBALANCE_LOG_FILE_BYTES: a larger one is put aside
+    log_files: int = 5  # SUBBALANCE_LOG_FILES: so many are kept of each process
+    traces_endpoint: str = ""  # OTEL_EXPORTER_OTLP_ENDPOINT: none without it
+
+
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """Everything an operator may choose."""
 
@@ -133,6 +136,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     ledger: Ledger = Ledger()
     reliability: Reliability = Reliability()
     events: Events = Events()
+    observation: Observation = Observation()
     log_level: str = "info"  # LOG_LEVEL
 
     @property
@@ -151,7 +155,7 @@ def _without_passwords(section: msgspec.Struct) -> str:
 
 def load_settings(environ: Mapping[str, str]) -> Settings:
     """Read and check the environment; `InvalidSettings` names the variable at fault."""
-    reader = _Reader(environ)
+    reader = Reader(environ)
     http, redis, postgres = Http(), Redis(), Postgres()
     settings = Settings(
         http=Http(
@@ -180,6 +184,7 @@ def load_settings(environ: Mapping[str, str]) -> Settings:
         ledger=_ledger(reader),
         reliability=_reliability(reader),
         events=_events(reader),
+        observation=_observation(reader),
         log_level=reader.choice("LOG_LEVEL", "info", ("debug", "info", "warning", "error")),
     )
     reader.refuse_unknown()
@@ -191,7 +196,7 @@ def load_settings(environ: Mapping[str, str]) -> Settings:
     return settings
 
 
-def _security(reader: "_Reader") -> Security:
+def _security(reader: Reader) -> Security:
     default = Security()
     requests, window_s = reader.rate("SUBBALANCE_RATE_LIMIT")
     security = Security(
@@ -212,7 +217,7 @@ def _security(reader: "_Reader") -> Security:
     return security
 
 
-def _ledger(reader: "_Reader") -> Ledger:
+def _ledger(reader: Reader) -> Ledger:
     ledger = Ledger()
     return Ledger(
         slots=reader.integer("SUBBALANCE_SLOTS", ledger.slots, 1, limits.SLOT_COUNT_MAX),
@@ -230,7 +235,7 @@ def _ledger(reader: "_Reader") -> Ledger:
     )
 
 
-def _reliability(reader: "_Reader") -> Reliability:
+def _reliability(reader: Reader) -> Reliability:
     default = Reliability()
     return Reliability(
         redis_fallback=reader.flag("ENABLE_REDIS_FALLBACK", default.redis_fallback),
@@ -264,7 +269,7 @@ def _reliability(reader: "_Reader") -> Reliability:
     )
 
 
-def _events(reader: "_Reader") -> Events:
+def _events(reader: Reader) -> Events:
     default = Events()
     redis_url = reader.text("SUBBALANCE_EVENTS_REDIS_URL", default.redis_url)
     prefix = reader.text("NATS_TOPIC_PREFIX", default.nats_prefix)
@@ -293,106 +298,27 @@ def _events(reader: "_Reader") -> Events:
     )
 
 
+def _observation(reader: Reader) -> Observation:
+    default = Observation()
+    return Observation(
+        metrics=reader.flag("SUBBALANCE_METRICS", default.metrics),
+        worker_metrics_port=reader.integer("SUBBALANCE_WORKER_METRICS_PORT", 0, 0, 65_535),
+        access_log=reader.flag("SUBBALANCE_ACCESS_LOG", default.access_log),
+        slow_request_ms=reader.integer(
+            "SUBBALANCE_SLOW_REQUEST_MS", default.slow_request_ms, 1, 120_000
+        ),
+        log_folder=reader.text("SUBBALANCE_LOG_FOLDER", default.log_folder),
+        log_file_bytes=reader.integer(
+            "SUBBALANCE_LOG_FILE_BYTES", default.log_file_bytes, 10_000, 1_000_000_000
+        ),
+        log_files=reader.integer("SUBBALANCE_LOG_FILES", default.log_files, 2, 100),
+        traces_endpoint=reader.text("OTEL_EXPORTER_OTLP_ENDPOINT", ""),
+    )
+
+
 def _redis_url(value: str, name: str = "REDIS_URL") -> str:
     if value.startswith("redis+sentinel:") and not _SENTINEL_URL.fullmatch(value):
         raise InvalidSettings(
             f"{name}: a Sentinel set is redis+sentinel://[:password@]host:port,host:port/master"
         )
     return value if "://" in value else f"redis://{value}"
-
-
-class _Reader:
-    """Reads variables by name and remembers which of ours it was asked for."""
-
-    def __init__(self, environ: Mapping[str, str]) -> None:
-        self._environ = environ
-        self._known: set[str] = set()
-
-    def _read(self, name: str, default: T, parse: Callable[[str], T]) -> T:
-        self._known.add(name)
-        raw = self._environ.get(name, "").strip()
-        if not raw:
-            return default
-        try:
-            return parse(raw)
-        except (ValueError, LedgerError) as exc:
-            raise InvalidSettings(f"{name}: {exc}") from exc
-
-    def text(self, name: str, default: str) -> str:
-        return self._read(name, default, str)
-
-    def integer(self, name: str, default: int, lowest: int, highest: int) -> int:
-        def parse(raw: str) -> int:
-            value = int(raw) if raw.isascii() and raw.isdigit() else -1
-            if not lowest <= value <= highest:
-                raise ValueError(f"must be a whole number from {lowest} to {highest}")
-            return value
-
-        return self._read(name, default, parse)
-
-    def flag(self, name: str, default: bool) -> bool:
-        words = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
-
-        def parse(raw: str) -> bool:
-            if raw.lower() not in words:
-                raise ValueError("must be true or false")
-            return words[raw.lower()]
-
-        return self._read(name, default, parse)
-
-    def choice(self, name: str, default: str, words: tuple[str, ...]) -> str:
-        def parse(raw: str) -> str:
-            if raw.lower() not in words:
-                raise ValueError(f"must be one of {', '.join(words)}")
-            return raw.lower()
-
-        return self._read(name, default, parse)
-
-    def duration_ms(self, name: str, default: int) -> int:
-        def parse(raw: str) -> int:
-            match = _DURATION.fullmatch(raw)
-            seconds = float(match[1]) * _UNIT_SECONDS[match[2]] if match else 0.0
-            if not _DURATION_SECONDS_MIN <= seconds <= _DURATION_SECONDS_MAX:
-                raise ValueError("must be a duration from 10ms to 60m, such as '5s'")
-            return round(seconds * 1_000)
-
-        return self._read(name, default, parse)
-
-    def rate(self, name: str) -> tuple[int, int]:
-        """Read requests and the seconds they are counted in."""
-
-        def parse(raw: str) -> tuple[int, int]:
-            match = _RATE.fullmatch(raw)
-            requests = int(match[1]) if match else -1
-            if match is None or requests > limits.RATE_REQUESTS_MAX:
-                raise ValueError(
-                    f"must be requests in a second or minute, such as 50 or 100/m,"
-                    f" at most {limits.RATE_REQUESTS_MAX}"
-                )
-            return requests, 60 if match[2] == "/m" else 1
-
-        return self._read(name, (0, 1), parse)
-
-    def origins(self, name: str) -> tuple[str, ...]:
-        def parse(raw: str) -> tuple[str, ...]:
-            origins = tuple(filter(None, (part.strip() for part in raw.split(","))))
-            for origin in origins:
-                if origin != "*" and not _ORIGIN.fullmatch(origin):
-                    raise ValueError(f"{origin!r} is no origin; one is such as https://a.example")
-            return origins
-
-        return self._read(name, (), parse)
-
-    def currency(self, name: str, default: str) -> str:
-        def parse(raw: str) -> str:
-            currency_exponent(raw)
-            return raw
-
-        return self._read(name, default, parse)
-
-    def refuse_unknown(self) -> None:
-        unknown = sorted(
-            name for name in self._environ if name.startswith(_PREFIX) and name not in self._known
-        )
-        if unknown:
-            raise InvalidSettings(f"unknown settings: {', '.join(unknown)}")

@@ -7,7 +7,8 @@ what came before it, and ends the connection.
 """
 
 import asyncio
-from typing import Any
+from time import perf_counter
+from typing import TYPE_CHECKING, Any
 
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import (
@@ -20,6 +21,9 @@ from uvicorn.server import ServerState
 from app import errors, limits
 from app.api.answering import head_lines
 from app.api.problem import problem, request_id
+
+if TYPE_CHECKING:
+    from app.api.observer import RequestObserver
 
 # In the state of a server that is about to end.
 LEAVING = "leaving"
@@ -35,8 +39,10 @@ class BoundedConnection(HttpToolsProtocol):
         app_state: dict[str, Any],
         _loop: asyncio.AbstractEventLoop | None = None,
         connections_max: int = limits.CONNECTIONS_MAX,
+        observer: "RequestObserver | None" = None,
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
+        self.observer = observer
         self._connections_max = connections_max
         # Since when the client owes the rest of a head or a body; None when it owes nothing.
         self._owed_since: float | None = None
@@ -49,6 +55,7 @@ class BoundedConnection(HttpToolsProtocol):
         self._header_count = 0
         self._refusal: errors.LedgerError | None = None
         self._is_refused = False
+        self._refused_at = 0.0
         self._started: RequestResponseCycle | None = None
         # The next answer is the last one.
         self._ending = False
@@ -206,6 +213,7 @@ class BoundedConnection(HttpToolsProtocol):
         if self._is_refused:
             return
         self._is_refused = True
+        self._refused_at = perf_counter()
         self._owed_since = None
         if self._is_in_body:
             self._give_up(self.cycle)
@@ -231,11 +239,14 @@ class BoundedConnection(HttpToolsProtocol):
         if self.transport.is_closing():
             return
         error = self._refusal or errors.MalformedHttp()
-        status, headers, body = problem(error, request_id(None))
+        name = request_id(None)
+        status, headers, body = problem(error, name)
         head = STATUS_LINE[status] + head_lines(headers) + b"connection: close\r\n"
         length = b"content-length: %d\r\n\r\n" % len(body)
         self.transport.write(b"".join((head, length, body)))
         self.transport.close()
+        if self.observer is not None:
+            self.observer.refused(status, self._refused_at, name, error.code)
 
     def on_response_complete(self) -> None:
         """Go on to what waits in line, or to the refusal of what came after it."""

@@ -11,10 +11,9 @@ lane out.
 
 import asyncio
 import logging
-import re
 from collections.abc import Callable
-from functools import lru_cache
-from typing import Any
+from time import perf_counter
+from typing import TYPE_CHECKING, Any
 
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCycle
@@ -24,6 +23,7 @@ from app import errors, limits
 from app.api.answering import JSON_LINES, head_lines, lines, raw
 from app.api.connection import BoundedConnection
 from app.api.problem import problem, request_id
+from app.api.whole_requests import is_plain_host, whole_request
 from app.ledger.model import Acceptance
 from app.ledger.routes import (
     TRANSACTION_PATH,
@@ -34,63 +34,15 @@ from app.ledger.routes import (
 from app.ledger.service import LedgerService
 from app.security.guard import Guard
 
+if TYPE_CHECKING:
+    from app.api.observer import RequestObserver
+
+HOT_ENDPOINT = f"POST {TRANSACTION_PATH}"
 _PATH = TRANSACTION_PATH.encode()
 _ACCEPTED = STATUS_LINE[201] + JSON_LINES
 _REPLAYED = _ACCEPTED + b"idempotency-replayed: true\r\n"
-_PLAIN_HOST = re.compile(rb"[0-9A-Za-z._:\[\]-]*")
 _CLOSES = b"connection: close\r\n"
-_HOT_LINE = b"POST " + _PATH + b" HTTP/1.1\r\n"
-_HEADER = re.compile(rb"([!#-'*+.^_`|~0-9A-Za-z-]+): ?([\x21-\x7e](?:[\x20-\x7e]*[\x21-\x7e])?)")
-# With these a request is framed, ended or answered in another way, or may be.
-_UNUSUAL = frozenset(
-    (b"transfer-encoding", b"expect", b"upgrade", b"te", b"trailer", b"proxy-connection")
-)
 _log = logging.getLogger(__name__)
-
-
-def _is_plain_host(host: bytes) -> bool:
-    """Tell whether the router, which refuses some hosts, takes this one for sure."""
-    return len(host) <= limits.HOST_BYTES_MAX and _has_plain_form(host)
-
-
-@lru_cache(maxsize=1_024)
-def _has_plain_form(host: bytes) -> bool:
-    return _PLAIN_HOST.fullmatch(host) is not None
-
-
-@lru_cache(maxsize=4_096)
-def _header(line: bytes) -> tuple[bytes, bytes] | None:
-    """Read a header line of the plainest form: most are the same in each request of a client."""
-    match = _HEADER.fullmatch(line)
-    return None if match is None else (match[1].lower(), match[2])
-
-
-def whole_request(data: bytes) -> tuple[dict[bytes, bytes], bytes] | None:
-    """Read the headers and the body of data that is one hot request from its first byte to its
-    last, in the plainest form there is, so that no two readers could differ about it.
-
-    None says nothing about the data: the parser is to read it.
-    """
-    first = len(_HOT_LINE)
-    # The line's own end may be the first half of it.
-    end = data.find(b"\r\n\r\n", first - 2, limits.PLAIN_HEAD_BYTES_MAX)
-    if end < first or not data.startswith(_HOT_LINE):
-        return None
-    lines, body = data[first:end].split(b"\r\n"), data[end + 4 :]
-    headers: dict[bytes, bytes] = {}
-    for line in lines:
-        header = _header(line) if len(line) <= limits.PLAIN_LINE_BYTES_MAX else None
-        if header is None:
-            return None
-        headers[header[0]] = header[1]
-    is_plain = (
-        len(headers) == len(lines)
-        and headers.get(b"content-length") == b"%d" % len(body)
-        and headers.get(b"connection", b"keep-alive").lower() == b"keep-alive"
-        and _UNUSUAL.isdisjoint(headers)
-        and _is_plain_host(headers.get(b"host", b""))
-    )
-    return (headers, body) if is_plain else None
 
 
 class FastLane:
@@ -100,6 +52,7 @@ class FastLane:
         self,
         ledger: Callable[[], LedgerService],
         guard: Guard | None = None,
+        observer: "RequestObserver | None" = None,
         *,
         connections_max: int = limits.CONNECTIONS_MAX,
         leaves_pages: bool = False,
@@ -110,8 +63,10 @@ class FastLane:
         """
         self.ledger = ledger
         self.guard = guard if guard is not None and guard.is_on else None
+        self.observer = observer
         self.connections_max = connections_max
         self.leaves_pages = leaves_pages
+        self.request: Callable[[Connection, dict[bytes, bytes]], HotRequest] = HotRequest
         self.taken_count = 0
 
     def connection(
@@ -122,15 +77,16 @@ class FastLane:
         _loop: asyncio.AbstractEventLoop | None = None,
     ) -> asyncio.Protocol:
         """Begin a connection; uvicorn takes this as its `http`."""
-        return _Connection(self, config, server_state, app_state, _loop)
+        return Connection(self, config, server_state, app_state, _loop)
 
 
-class _HotRequest:
+class HotRequest:
     """A request on the lane, from its head to its answer."""
 
-    __slots__ = ("_body", "_connection", "_headers", "_more", "_name", "_parts", "_size")
+    __slots__ = ("_began", "_body", "_connection", "_headers", "_more", "_name", "_parts", "_size")
 
-    def __init__(self, connection: "_Connection", headers: dict[bytes, bytes]) -> None:
+    def __init__(self, connection: "Connection", headers: dict[bytes, bytes]) -> None:
+        self._began = perf_counter()
         sent_id = headers.get(b"x-request-id")
         self._name = request_id(sent_id.decode("latin-1") if sent_id else None)
         self._connection = connection
@@ -173,6 +129,8 @@ class _HotRequest:
         except Exception as error:
             self.refuse(error)
         else:
+            if self._connection.observer is not None:
+                self._connection.observer.validated(self._began)
             decision.add_done_callback(self._decided)
 
     def _decided(self, decision: "asyncio.Future[Acceptance]") -> None:
@@ -184,7 +142,7 @@ class _HotRequest:
             self.refuse(error)
             return
         accepted = decision.result()
-        self._answer(_REPLAYED if accepted.replayed else _ACCEPTED, accepted_body(accepted))
+        self._answer(_REPLAYED if accepted.replayed else _ACCEPTED, accepted)
 
     def refuse(self, error: BaseException) -> None:
         """Answer with the problem that an error is."""
@@ -199,14 +157,23 @@ class _HotRequest:
         status, headers, body = problem(error, self._name)
         rest = b"%bcontent-length: %d\r\n\r\n%b" % (self._more, len(body), body)
         self._connection.answer(STATUS_LINE[status] + head_lines(headers), rest)
+        self._note(status, code=error.code, transaction_id=error.members.get("transaction_id"))
 
-    def _answer(self, head: bytes, body: bytes) -> None:
+    def _answer(self, head: bytes, accepted: Acceptance) -> None:
+        body = accepted_body(accepted)
         rest = b"%bx-request-id: %b\r\ncontent-length: %d\r\n\r\n%b"
         told = rest % (self._more, self._name.encode(), len(body), body)
         self._connection.answer(head, told)
+        self._note(201, transaction_id=accepted.transaction.transaction_id)
+
+    def _note(self, status: int, **known: Any) -> None:
+        """Tell of the answer; `known` is what the log says of it."""
+        observer = self._connection.observer
+        if observer is not None:
+            observer.answered(HOT_ENDPOINT, status, self._began, self._name, **known)
 
 
-class _Connection(BoundedConnection):
+class Connection(BoundedConnection):
     """One client's connection: the bounded one, with the lane beside it."""
 
     def __init__(
@@ -217,10 +184,10 @@ class _Connection(BoundedConnection):
         app_state: dict[str, Any],
         loop: asyncio.AbstractEventLoop | None,
     ) -> None:
-        super().__init__(config, server_state, app_state, loop, lane.connections_max)
+        super().__init__(config, server_state, app_state, loop, lane.connections_max, lane.observer)
         self._lane = lane
-        self._reading: _HotRequest | None = None
-        self._unanswered: _HotRequest | None = None
+        self._reading: HotRequest | None = None
+        self._unanswered: HotRequest | None = None
         self._body_timer: asyncio.TimerHandle | None = None
         self._rest_timer: asyncio.TimerHandle | None = None
         self._resting_since: float | None = None
@@ -237,10 +204,10 @@ class _Connection(BoundedConnection):
         else:
             super().take_request()
 
-    def _begin(self, headers: dict[bytes, bytes]) -> _HotRequest:
+    def _begin(self, headers: dict[bytes, bytes]) -> HotRequest:
         """Begin a hot request, which the guard may end at once."""
-        request = self._unanswered = _HotRequest(self, headers)
         lane = self._lane
+        request = self._unanswered = lane.request(self, headers)
         lane.taken_count += 1
         if lane.guard is not None:
             request.pass_guard(lane.guard)
@@ -257,7 +224,7 @@ class _Connection(BoundedConnection):
             and not self.expect_100_continue
             and b"transfer-encoding" not in headers
             and not (self._lane.leaves_pages and b"origin" in headers)
-            and _is_plain_host(headers.get(b"host", b""))
+            and is_plain_host(headers.get(b"host", b""))
             and self._unanswered is None
             and (self.cycle is None or self.cycle.response_complete)
             and not self.flow.write_paused

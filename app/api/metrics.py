@@ -1,75 +1,57 @@
-"""Prometheus metrics of the ledger's state, gathered when they are asked for."""
+"""Prometheus metrics: the ledger's state, gathered when it is asked for, and what was counted."""
 
 import contextlib
 from collections.abc import Iterator, Sequence
 
 from litestar import Response, get
 from litestar.datastructures import State
-from prometheus_client.core import CollectorRegistry, CounterMetricFamily, GaugeMetricFamily, Metric
-from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
-from prometheus_client.registry import Collector
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
 from app.errors import Unavailable
 from app.events.model import SinkLag
 from app.infra.http import documented
+from app.infra.telemetry import CONTENT_TYPE, exposition
 from app.ledger.codes import Mode
 from app.ledger.model import LedgerHealth
 
 _MODES = (*(mode.value for mode in Mode), "unknown")
 
 
-class _Snapshot(Collector):
-    """One answer of the health check as metrics."""
-
-    def __init__(self, health: LedgerHealth) -> None:
-        self._health = health
-
-    def collect(self) -> Iterator[Metric]:
-        """Yield each family once."""
-        health = self._health
-        mode = GaugeMetricFamily("subbalance_mode", "Who decides, as 1", labels=["mode"])
-        for name in _MODES:
-            mode.add_metric([name], float(name == health.mode))
-        up = GaugeMetricFamily("subbalance_component_up", "Whether a part works", labels=["part"])
-        for name, part in health.components.items():
-            up.add_metric([name], float(part.ok))
-        yield from (mode, up)
-        yield _gauge("ready", "Whether a transaction sent now would be decided", health.ready)
-        yield _gauge("epoch", "The ruling epoch as this instance knows it", health.epoch)
+def _state(health: LedgerHealth) -> Iterator[Metric]:
+    """Describe one answer of the health check."""
+    mode = GaugeMetricFamily("subbalance_mode", "Who decides, as 1", labels=["mode"])
+    for name in _MODES:
+        mode.add_metric([name], float(name == health.mode))
+    up = GaugeMetricFamily("subbalance_component_up", "Whether a part works", labels=["part"])
+    for name, part in health.components.items():
+        up.add_metric([name], float(part.ok))
+    yield from (mode, up)
+    yield _gauge("ready", "Whether a transaction sent now would be decided", health.ready)
+    yield _gauge("epoch", "The ruling epoch as this instance knows it", health.epoch)
+    yield _gauge(
+        "settler_lag_seconds", "Age of the oldest pending movement", health.settler_lag_ms / 1e3
+    )
+    yield _gauge("queue_items", "Requests that are in no batch yet", health.queue_items)
+    check = health.consistency
+    if check is not None:
+        yield _gauge("verification_mismatches", "What the latest check found", check.mismatch_count)
+        yield _gauge("verification_complete", "Whether it left nothing out", check.complete)
+        yield _gauge("verification_duration_seconds", "How long it took", check.duration_ms / 1e3)
         yield _gauge(
-            "settler_lag_seconds", "Age of the oldest pending movement", health.settler_lag_ms / 1e3
+            "verification_timestamp_seconds", "When it ended", check.verified_at.timestamp()
         )
-        yield _gauge("queue_items", "Requests that are in no batch yet", health.queue_items)
-        check = health.consistency
-        if check is not None:
-            yield _gauge(
-                "verification_mismatches", "What the latest check found", check.mismatch_count
-            )
-            yield _gauge("verification_complete", "Whether it left nothing out", check.complete)
-            yield _gauge(
-                "verification_duration_seconds", "How long it took", check.duration_ms / 1e3
-            )
-            yield _gauge(
-                "verification_timestamp_seconds", "When it ended", check.verified_at.timestamp()
-            )
 
 
-class _Told(Collector):
-    """How events get away, sink by sink."""
-
-    def __init__(self, sinks: Sequence[SinkLag]) -> None:
-        self._sinks = sinks
-
-    def collect(self) -> Iterator[Metric]:
-        """Yield each family once."""
-        what = "How long the oldest event waits that the sink was not told"
-        lag = GaugeMetricFamily("subbalance_events_lag_seconds", what, labels=["sink"])
-        what = "Events the sink was told, those it was told again counted again"
-        told = CounterMetricFamily("subbalance_events_told", what, labels=["sink"])
-        for each in self._sinks:
-            lag.add_metric([each.sink], each.lag_s)
-            told.add_metric([each.sink], each.told)
-        yield from (lag, told)
+def _told(sinks: Sequence[SinkLag]) -> Iterator[Metric]:
+    """Describe how events get away, sink by sink."""
+    what = "How long the oldest event waits that the sink was not told"
+    lag = GaugeMetricFamily("subbalance_events_lag_seconds", what, labels=["sink"])
+    what = "Events the sink was told, those it was told again counted again"
+    told = CounterMetricFamily("subbalance_events_told", what, labels=["sink"])
+    for each in sinks:
+        lag.add_metric([each.sink], each.lag_s)
+        told.add_metric([each.sink], each.told)
+    yield from (lag, told)
 
 
 def _gauge(name: str, what: str, value: float) -> GaugeMetricFamily:
@@ -79,13 +61,15 @@ def _gauge(name: str, what: str, value: float) -> GaugeMetricFamily:
 @get(
     "/metrics",
     summary="Metrics for Prometheus",
-    responses=documented(200, str, (405, 500), media_type=CONTENT_TYPE_LATEST),
+    responses=documented(200, str, (405, 500), media_type=CONTENT_TYPE),
 )
 async def get_metrics(state: State) -> Response[bytes]:
-    """Show the ledger's state, and the latest consistency check, in Prometheus' text format."""
-    registry = CollectorRegistry(auto_describe=False)
-    registry.register(_Snapshot(await state.ledger.health()))
+    """Show the ledger's state, the latest consistency check, how events get away, and what this
+    process counted and timed, in Prometheus' text format.
+    """
+    health, observer = await state.ledger.health(), state.observer
+    metrics = [*_state(health), *observer.instruments.collect(), *observer.collect()]
     with contextlib.suppress(Unavailable):
-        registry.register(_Told(await state.events.lags()))
+        metrics += _told(await state.events.lags())
     # A media type that is text would be given its character set a second time.
-    return Response(generate_latest(registry), headers={"content-type": CONTENT_TYPE_LATEST})
+    return Response(exposition(metrics), headers={"content-type": CONTENT_TYPE})

@@ -13,6 +13,7 @@ from litestar.exceptions import HTTPException, ValidationException
 
 from app import errors, limits
 from app.infra.http import HttpRequest, encode, problem_content
+from app.infra.log import fields
 
 PROBLEM_TYPE = "application/problem+json"
 _REQUEST_ID = re.compile(rf"[A-Za-z0-9._:-]{{1,{limits.REQUEST_ID_LENGTH_MAX}}}", re.ASCII)
@@ -48,7 +49,7 @@ def problem(error: errors.LedgerError, request_id: str) -> tuple[int, dict[str, 
         headers["Retry-After"] = str(error.retry_after_s)
     headers |= error.headers
     if isinstance(error, errors.InvariantViolation):
-        _log.error("request %s: %s", request_id, error.detail, exc_info=error)
+        _log.error("%s", error.detail, exc_info=error, extra=fields(request_id=request_id))
     return error.status, headers, encode(content)
 
 
@@ -71,6 +72,7 @@ def render(request: HttpRequest, raised: Exception) -> Response[bytes]:
     else:
         _log.error("unexpected error", exc_info=raised)
         error = errors.InternalError()
+    request.scope["state"]["problem_code"] = error.code
     status, more, body = problem(error, request_id(request.headers.get("x-request-id")))
     media_type = PROBLEM_TYPE
     return Response(body, status_code=status, headers={**headers, **more}, media_type=media_type)

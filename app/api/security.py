@@ -1,9 +1,13 @@
 """What stands before the router: the guard, and the headers that every answer gets."""
 
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
+from litestar import Litestar
+from litestar.exceptions import HTTPException
 from litestar.types import ASGIApp, Message, Receive, Send
+from litestar.utils import normalize_path
 
 from app.api.answering import NO_SNIFF, NO_STORE, RawHeaders, page_headers, raw
 from app.api.problem import PROBLEM_TYPE, problem, request_id
@@ -14,7 +18,7 @@ from app.security.guard import Guard
 _ASSETS = "/schema-assets/"
 
 
-def secured(router: ASGIApp, guard: Guard, cors: Cors | None) -> ASGIApp:
+def secured(router: Litestar, guard: Guard, cors: Cors | None) -> ASGIApp:
     """Put the guard and the headers before a router."""
 
     async def serve(scope: Any, receive: Receive, send: Send) -> None:
@@ -35,6 +39,7 @@ def secured(router: ASGIApp, guard: Guard, cors: Cors | None) -> ASGIApp:
                     scope["method"], scope["path"], headers, client[0] if client else None
                 )
             except LedgerError as error:
+                _tell_what(router, scope, error)
                 await _send_problem(answer, error, headers)
                 return
             answer.added += raw(admitted.headers)
@@ -70,6 +75,16 @@ class _Answer:
             held["headers"] += page_headers(b"" if message.get("more_body") else message["body"])
             await self._send(held)
         await self._send(message)
+
+
+def _tell_what(router: Litestar, scope: Any, error: LedgerError) -> None:
+    """Leave what was refused, and why, where the router would: that is what is counted."""
+    scope.setdefault("state", {})["problem_code"] = error.code
+    with suppress(HTTPException):
+        route = router.asgi_router.handle_routing(
+            path=normalize_path(scope["path"]), method=scope["method"]
+        )
+        scope["path_template"] = route[-1]
 
 
 async def _send_problem(

@@ -8,6 +8,7 @@ from typing import Any, NoReturn
 from app import errors
 from app.bootstrap import open_services
 from app.events.service import EventsService
+from app.ledger.instruments import Instruments
 from app.ledger.model import ComponentHealth, LedgerHealth
 from app.ledger.service import LedgerService
 from app.security.key_ring import KeyRing
@@ -53,9 +54,11 @@ class Opening:
             [LedgerService | StartingLedger, EventsService | StartingLedger], Any
         ],
         key_ring: KeyRing | None = None,
+        instruments: Instruments | None = None,
     ) -> None:
         """`set_services` is given the stand-in at once and the services when they are open."""
         self._settings = settings
+        self._instruments = instruments
         self._set_services = set_services
         self._key_ring = key_ring
         self._starting = StartingLedger()
@@ -80,7 +83,8 @@ class Opening:
     async def _keep_open(self) -> None:
         while not self._closing.is_set():
             try:
-                async with open_services(self._settings, self._key_ring) as services:
+                opened = open_services(self._settings, self._key_ring, self._instruments)
+                async with opened as services:
                     self._set_services(services.ledger, services.events)
                     self._tried.set()
                     await self._closing.wait()

@@ -6,6 +6,7 @@ journal check again on every call; a wrong guess costs a round trip, never money
 
 import asyncio
 import logging
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 from uuid import uuid4
 
@@ -74,6 +75,7 @@ class ModeKeeper:
         self._current: Ruling | None = None
         self._token_seen = ""
         self._is_outdated = False
+        self.on_opened: Callable[[str, str], None] | None = None
 
     @property
     def is_outdated(self) -> bool:
@@ -291,6 +293,8 @@ class ModeKeeper:
         if row is None or row["epoch"] is None:
             return None
         _log.warning("opened epoch %s for %s: %s", row["epoch"], mode.value, reason)
+        if self.on_opened is not None:
+            self.on_opened(mode.value, reason)
         return Ruling(row["epoch"], mode, identity, token, row["postgres_identity"])
 
     async def _write_token(self, ruling: Ruling) -> bool:

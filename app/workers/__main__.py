@@ -13,15 +13,18 @@ import sys
 
 from app import errors
 from app.bootstrap import open_worker_services
+from app.infra.log import start_log
+from app.infra.metrics_server import serving_metrics
+from app.infra.telemetry import exposition
+from app.ledger.instruments import Instruments, observing
 from app.settings import Settings, load_settings
 from app.workers.loops import work_always
 
-_LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s %(message)s"
 _PAUSE_S = 1.0
 _log = logging.getLogger(__name__)
 
 
-async def run_worker(settings: Settings) -> None:
+async def run_worker(settings: Settings, instruments: Instruments) -> None:
     """Run all loops until SIGTERM or SIGINT; a chunk under way is finished or rolled back.
 
     While PostgreSQL is not there it waits for it.
@@ -29,17 +32,19 @@ async def run_worker(settings: Settings) -> None:
     stopping = asyncio.Event()
     for signal_number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(signal_number, stopping.set)
-    while not stopping.is_set():
-        try:
-            async with open_worker_services(settings) as services:
-                work = asyncio.create_task(work_always(services))
-                await stopping.wait()
-                work.cancel()
-                await asyncio.gather(work, return_exceptions=True)
-        except errors.Unavailable as error:
-            _log.warning("waits: %s", error.detail)
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(stopping.wait(), _PAUSE_S)
+    port = settings.observation.worker_metrics_port
+    async with serving_metrics(settings.http.host, port, lambda: exposition(instruments.collect())):
+        while not stopping.is_set():
+            try:
+                async with open_worker_services(settings, instruments) as services:
+                    work = asyncio.create_task(work_always(services))
+                    await stopping.wait()
+                    work.cancel()
+                    await asyncio.gather(work, return_exceptions=True)
+            except errors.Unavailable as error:
+                _log.warning("waits: %s", error.detail)
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(stopping.wait(), _PAUSE_S)
 
 
 async def settle_once(settings: Settings) -> None:
@@ -56,11 +61,12 @@ def main(arguments: list[str]) -> int:
         return 2
     try:
         settings = load_settings(os.environ)
-        logging.basicConfig(
-            level=settings.log_level.upper(),
-            format=_LOG_FORMAT,
-        )
-        asyncio.run(settle_once(settings) if arguments else run_worker(settings))
+        if arguments:
+            start_log("worker", "warning", dict, stream=sys.stderr)
+            asyncio.run(settle_once(settings))
+        else:
+            with observing("worker", "worker", settings) as instruments:
+                asyncio.run(run_worker(settings, instruments))
     except errors.LedgerError as error:
         print(f"error: {error.detail}", file=sys.stderr)
         return 1

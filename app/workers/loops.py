@@ -10,6 +10,7 @@ from app import errors
 from app.bootstrap import WorkerServices
 from app.infra.postgres import POSTGRES_ERRORS, lead_always
 from app.infra.redis import REDIS_ERRORS
+from app.ledger.instruments import Instruments
 
 _log = logging.getLogger(__name__)
 _LEADER_LOCK = (7303, 0)
@@ -43,37 +44,56 @@ async def _lead(services: WorkerServices) -> None:
     rules = services.settings.reliability
     interval_s = services.settings.ledger.settlement_interval_ms / 1_000
     async with asyncio.TaskGroup() as group:
-        group.create_task(_always("settlement", lambda: _settle(services), interval_s))
-        group.create_task(_always("partitions", services.settler.ensure_partitions, _PARTITIONS_S))
-        group.create_task(
-            _always("recovery", services.recovery.step, rules.probe_interval_ms / 1_000)
-        )
-        group.create_task(_always("reaper", services.reaper.step, _REAP_S))
-        group.create_task(_always("expiry", services.expiry.step, _EXPIRE_S))
+
+        def always(name: str, body: Callable[[], Awaitable[object]], interval_s: float) -> None:
+            group.create_task(_always(services.instruments, name, body, interval_s))
+
+        always("settlement", lambda: _settle(services), interval_s)
+        always("partitions", services.settler.ensure_partitions, _PARTITIONS_S)
+        always("recovery", services.recovery.step, rules.probe_interval_ms / 1_000)
+        always("reaper", lambda: _reap(services), _REAP_S)
+        always("expiry", services.expiry.step, _EXPIRE_S)
         if rules.consistency_check:
-            interval_s = rules.consistency_interval_ms / 1_000
-            group.create_task(_always("consistency", services.consistency.step, interval_s))
-        group.create_task(_always("sweep", services.sweeper.step, _SWEEP_S))
+            always("consistency", lambda: _check(services), rules.consistency_interval_ms / 1_000)
+        always("sweep", services.sweeper.step, _SWEEP_S)
         for courier in services.couriers:
             group.create_task(courier.deliver_always())
         group.create_task(services.webhooks.deliver_always())
 
 
 async def _settle(services: WorkerServices) -> None:
-    settled = await services.settler.settle()
+    settled = await services.instruments.timed("settle", services.settler.settle())
+    services.instruments.settled(settled)
     if settled.batches:
         _log.info("settled %s movements in %s batches", settled.entries, settled.batches)
 
 
-async def _always(name: str, body: Callable[[], Awaitable[object]], interval_s: float) -> None:
+async def _reap(services: WorkerServices) -> None:
+    services.instruments.reaped(await services.reaper.step())
+
+
+async def _check(services: WorkerServices) -> None:
+    services.instruments.verified(await services.consistency.step())
+
+
+async def _always(
+    instruments: Instruments,
+    name: str,
+    body: Callable[[], Awaitable[object]],
+    interval_s: float,
+) -> None:
     """Run a body at intervals, counted from start to start."""
     loop = asyncio.get_running_loop()
     while True:
         started = loop.time()
+        result = "ok"
         try:
             await body()
         except _SURVIVED as exc:
+            result = "interrupted"
             _log.warning("%s interrupted: %s", name, exc)
         except Exception:
+            result = "failed"
             _log.exception("%s failed", name)
+        instruments.ran(name, result)
         await asyncio.sleep(max(interval_s / 10, started + interval_s - loop.time()))

@@ -337,7 +337,7 @@ GUARDS: tuple[Guard, ...] = (
     ),
     Guard(
         "whole_requests_have_their_end",
-        "app/api/fast_lane.py",
+        "app/api/whole_requests.py",
         "if end < first or not data.startswith(_HOT_LINE):",
         "end = end if end > 0 else len(data)\n    if not data.startswith(_HOT_LINE):",
         "tests/unit/test_whole_requests.py",

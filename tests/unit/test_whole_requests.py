@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app import limits
-from app.api import fast_lane
-from app.api.fast_lane import whole_request
+from app.api import whole_requests
+from app.api.whole_requests import whole_request
 
 LINE = b"POST /api/v1/transaction HTTP/1.1\r\n"
 BODY = b'{"account_id":"A","amount":"1","type":"debit"}'
@@ -69,14 +69,14 @@ def test_what_has_not_come_whole_is_not_read(body: bytes) -> None:
 
 def test_what_is_remembered_of_headers_is_bounded() -> None:
     """Line by line, whatever a client sends: none is looked at that is long or far behind."""
-    fast_lane._header.cache_clear()
-    fast_lane._has_plain_form.cache_clear()
+    whole_requests._header.cache_clear()
+    whole_requests._has_plain_form.cache_clear()
     far = [b"X-%d: a" % number for number in range(limits.PLAIN_HEAD_BYTES_MAX // 6)]
     for odd in (b"X: " + b"a" * limits.PLAIN_LINE_BYTES_MAX, b"\r\n".join(far)):
         assert whole_request(request(odd, *HEADERS)) is None
-    assert fast_lane._header.cache_info().currsize == 0
-    assert not fast_lane._is_plain_host(b"a" * (limits.HOST_BYTES_MAX + 1))
-    assert fast_lane._has_plain_form.cache_info().currsize == 0
+    assert whole_requests._header.cache_info().currsize == 0
+    assert not whole_requests.is_plain_host(b"a" * (limits.HOST_BYTES_MAX + 1))
+    assert whole_requests._has_plain_form.cache_info().currsize == 0
 
 
 # Pieces that requests are made of, and pieces that make readers differ.

@@ -1,0 +1,151 @@
+"""What is known of each request once it is answered: counted, timed, traced, and logged where it
+was refused, failed or slow. Neither way to the ledger knows more of this than two calls.
+"""
+
+import logging
+from collections.abc import Iterator
+from time import monotonic, perf_counter
+from typing import Any
+
+from litestar.types import ASGIApp, HTTPScope, Message, Receive, Scope, Send
+from prometheus_client.core import Metric
+
+from app import errors, limits
+from app.infra.log import fields
+from app.infra.telemetry import Counters, Histograms
+from app.ledger.instruments import Instruments
+from app.settings import Observation
+
+UNKNOWN = "unknown"
+_METHODS = frozenset(("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"))
+_REFUSED, _FAILED = 400, 500
+_log = logging.getLogger(__name__)
+
+
+class RequestObserver:
+    """One API process's requests."""
+
+    def __init__(self, instruments: Instruments, rules: Observation) -> None:
+        """`instruments` are the ledger's."""
+        self.instruments = instruments
+        self.counts = instruments.metrics
+        self.logs_all = rules.access_log
+        self._slow_s = rules.slow_request_ms / 1_000
+        self._seconds = Histograms(
+            "subbalance_http_request_seconds", "From a request's head to its answer", "endpoint"
+        )
+        self._requests = Counters(
+            "subbalance_http_requests", "Requests answered", ("endpoint", "status")
+        )
+        self._problems = Counters("subbalance_problems", "Requests answered so", ("code",))
+        self._validate = instruments.steps.of("validate")
+        self._second, self._lines, self._left_out = 0, 0, 0
+
+    @property
+    def is_on(self) -> bool:
+        """Tell whether there is something to do about a request that was accepted."""
+        return self.counts or self.logs_all
+
+    def validated(self, began: float) -> None:
+        """Note that a request was read and checked."""
+        if self.counts:
+            self._validate.observe(perf_counter() - began)
+
+    def answered(
+        self,
+        endpoint: str,
+        status: int,
+        began: float,
+        request_id: str,
+        **known: Any,
+    ) -> None:
+        """Note an answer; `known` is what a log line would have, such as `code`."""
+        seconds = perf_counter() - began
+        if self.counts:
+            self._seconds.of(endpoint).observe(seconds)
+            self._requests.add((endpoint, str(status)))
+            if "code" in known:
+                self._problems.add((known["code"] or UNKNOWN,))
+        if status >= _REFUSED or seconds >= self._slow_s or self.logs_all:
+            self._write(endpoint, status, seconds, request_id, known)
+
+    def refused(self, status: int, began: float, request_id: str, code: str) -> None:
+        """Note that a connection was refused what came over it before it was a request."""
+        self.answered(UNKNOWN, status, began, request_id, code=code)
+
+    def _write(
+        self, endpoint: str, status: int, seconds: float, request_id: str, known: dict[str, Any]
+    ) -> None:
+        """Log a request; a flood of them is counted instead, and said when it is over."""
+        if not _log.isEnabledFor(logging.INFO):
+            return
+        second = int(monotonic())
+        if second != self._second:
+            left_out, self._second, self._lines, self._left_out = self._left_out, second, 0, 0
+            if left_out:
+                _log.info("%s more requests were refused, failed or slow", left_out)
+        self._lines += 1
+        if self._lines > limits.REQUEST_LINES_PER_SECOND_MAX and not self.logs_all:
+            self._left_out += 1
+            return
+        word = "failed" if status >= _FAILED else "refused" if status >= _REFUSED else "answered"
+        about = fields(
+            request_id=request_id,
+            endpoint=endpoint,
+            status=status,
+            duration_ms=round(seconds * 1_000, 3),
+            **known,
+        )
+        _log.info("request %s", word, extra=about)
+
+    def observed(self, app: ASGIApp) -> ASGIApp:
+        """Note every answer of an application."""
+
+        async def serve(scope: Scope, receive: Receive, send: Send) -> None:
+            await self._serve(app, scope, receive, send)  # type: ignore[arg-type]
+
+        return serve
+
+    async def _serve(self, app: ASGIApp, scope: HTTPScope, receive: Receive, send: Send) -> None:
+        began = perf_counter()
+        status, request_id = _FAILED, ""
+
+        async def noted(message: Message) -> None:
+            nonlocal status, request_id
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                sent = (value for name, value in message["headers"] if name == b"x-request-id")
+                request_id = next(sent, b"").decode("latin-1")
+            await send(message)
+
+        tracing = self.instruments.tracing
+        if tracing is None:
+            await app(scope, receive, noted)
+            return self._noted(scope, status, began, request_id)
+        names = (value for name, value in scope["headers"] if name == b"traceparent")
+        sent = next(names, None)
+        span = tracing.request(scope["method"], None if sent is None else sent.decode("latin-1"))
+        with tracing.under(span):
+            await app(scope, receive, noted)
+        span.update_name(endpoint_of(scope))
+        tracing.end(span, status, request_id, scope.get("state", {}).get("problem_code"))
+        return self._noted(scope, status, began, request_id)
+
+    def _noted(self, scope: HTTPScope, status: int, began: float, request_id: str) -> None:
+        code = scope.get("state", {}).get("problem_code")
+        if code == errors.BodyIncomplete.code:
+            return  # nobody is there to be told; what the connection says of it counts by itself
+        known = {} if code is None else {"code": code}
+        self.answered(endpoint_of(scope), status, began, request_id, **known)
+
+    def collect(self) -> Iterator[Metric]:
+        """Describe what was counted."""
+        if self.counts:
+            yield from (each.collect() for each in (self._seconds, self._requests, self._problems))
+
+
+def endpoint_of(scope: HTTPScope) -> str:
+    """Name a route by its method and template: never by what a client wrote."""
+    template = scope.get("path_template")
+    is_known = template and scope["method"] in _METHODS
+    return f"{scope['method']} {template}" if is_known else UNKNOWN

@@ -1,0 +1,34 @@
+"""A request on the fast lane, with a span; takes the plain one's place where traces are wanted."""
+
+from typing import TYPE_CHECKING, Any
+
+from app.api.fast_lane import HOT_ENDPOINT, HotRequest
+from app.ledger.service import LedgerService
+
+if TYPE_CHECKING:
+    from app.api.fast_lane import Connection
+    from app.infra.tracing import Tracing
+
+
+class TracedRequest(HotRequest):
+    """A hot request from its head to its answer, under a span."""
+
+    __slots__ = ("_span", "_tracing")
+
+    def __init__(
+        self, tracing: "Tracing", connection: "Connection", headers: dict[bytes, bytes]
+    ) -> None:
+        """Begin the span."""
+        super().__init__(connection, headers)
+        sent = headers.get(b"traceparent")
+        self._tracing = tracing
+        self._span = tracing.request(HOT_ENDPOINT, None if sent is None else sent.decode("latin-1"))
+
+    def decide(self, ledger: LedgerService) -> None:
+        """Decide under the span."""
+        with self._tracing.under(self._span), self._tracing.step("validate"):
+            super().decide(ledger)
+
+    def _note(self, status: int, **known: Any) -> None:
+        super()._note(status, **known)
+        self._tracing.end(self._span, status, self._name, known.get("code"))

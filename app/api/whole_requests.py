@@ -1,0 +1,60 @@
+"""Reading a hot request that came whole, in the plainest form there is, without a parser."""
+
+import re
+from functools import lru_cache
+
+from app import limits
+from app.ledger.routes import TRANSACTION_PATH
+
+_HOT_LINE = b"POST " + TRANSACTION_PATH.encode() + b" HTTP/1.1\r\n"
+_PLAIN_HOST = re.compile(rb"[0-9A-Za-z._:\[\]-]*")
+_HEADER = re.compile(rb"([!#-'*+.^_`|~0-9A-Za-z-]+): ?([\x21-\x7e](?:[\x20-\x7e]*[\x21-\x7e])?)")
+# With these a request is framed, ended or answered in another way, or may be.
+_UNUSUAL = frozenset(
+    (b"transfer-encoding", b"expect", b"upgrade", b"te", b"trailer", b"proxy-connection")
+)
+
+
+def is_plain_host(host: bytes) -> bool:
+    """Tell whether the router, which refuses some hosts, takes this one for sure."""
+    return len(host) <= limits.HOST_BYTES_MAX and _has_plain_form(host)
+
+
+@lru_cache(maxsize=1_024)
+def _has_plain_form(host: bytes) -> bool:
+    return _PLAIN_HOST.fullmatch(host) is not None
+
+
+@lru_cache(maxsize=4_096)
+def _header(line: bytes) -> tuple[bytes, bytes] | None:
+    """Read a header line of the plainest form: most are the same in each request of a client."""
+    match = _HEADER.fullmatch(line)
+    return None if match is None else (match[1].lower(), match[2])
+
+
+def whole_request(data: bytes) -> tuple[dict[bytes, bytes], bytes] | None:
+    """Read the headers and the body of data that is one hot request from its first byte to its
+    last, in the plainest form there is, so that no two readers could differ about it.
+
+    None says nothing about the data: the parser is to read it.
+    """
+    first = len(_HOT_LINE)
+    # The line's own end may be the first half of it.
+    end = data.find(b"\r\n\r\n", first - 2, limits.PLAIN_HEAD_BYTES_MAX)
+    if end < first or not data.startswith(_HOT_LINE):
+        return None
+    lines, body = data[first:end].split(b"\r\n"), data[end + 4 :]
+    headers: dict[bytes, bytes] = {}
+    for line in lines:
+        header = _header(line) if len(line) <= limits.PLAIN_LINE_BYTES_MAX else None
+        if header is None:
+            return None
+        headers[header[0]] = header[1]
+    is_plain = (
+        len(headers) == len(lines)
+        and headers.get(b"content-length") == b"%d" % len(body)
+        and headers.get(b"connection", b"keep-alive").lower() == b"keep-alive"
+        and _UNUSUAL.isdisjoint(headers)
+        and is_plain_host(headers.get(b"host", b""))
+    )
+    return (headers, body) if is_plain else None
