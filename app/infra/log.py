@@ -20,7 +20,7 @@ _MASK = "***"
 # Up to the last @ of the word: too much rather than too little.
 _URL_PASSWORD = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*://[^\s/:@\"'<>]*:)[^\s\"'<>]*@")
 _NAMED_SECRET = re.compile(
-    r"((?:password|passwd|secret|authorization)[\"']?\s*[=:]\s*)(?:bearer\s+|basic\s+)?[^\s,;&\"']+",
+    r"((?:password|passwd|secret|authorization)[\"']?\s*[=:]\s*[\"']?)(?:bearer\s+|basic\s+)?[^\s,;&\"']+",
     re.IGNORECASE,
 )
 _PROCESSES_MAX = 64
