@@ -29,6 +29,11 @@ class Tracing:
         self._tracer = provider.get_tracer("sub-balance")
         self._requests: dict[Any, SpanContext] = {}
 
+    @property
+    def remembered_count(self) -> int:
+        """How many requests' spans wait for their batch."""
+        return len(self._requests)
+
     def request(self, name: str, traceparent: str | None) -> "Span":
         """Begin a request's span, in the trace that its client names."""
         carrier = {} if traceparent is None else {"traceparent": traceparent}

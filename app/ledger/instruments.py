@@ -138,7 +138,7 @@ class Instruments:
         """
         if not self.is_on:
             return carry
-        sizes, waits = self._sizes.of(kind), self.steps.of("wait")
+        sizes, waits, took = self._sizes.of(kind), self.steps.of("wait"), self.steps.of("batch")
         deadline_s, tracing = deadline_ms / 1_000, self.tracing
 
         async def carry_counted(slot: Slot, batch: Any) -> T:
@@ -146,8 +146,12 @@ class Instruments:
             sizes.observe(batch.weight if isinstance(batch, Part) else _weight(batch))
             waits.observe(max(0.0, monotonic() - members[0].deadline + deadline_s))
             waiters = [batch] if isinstance(batch, Part) else batch
-            with nullcontext() if tracing is None else tracing.batch(kind, waiters):
-                answer = await self.timed("batch", carry(slot, batch))
+            began = perf_counter()
+            try:
+                with nullcontext() if tracing is None else tracing.batch(kind, waiters):
+                    answer = await carry(slot, batch)
+            finally:
+                took.observe(perf_counter() - began)
             try:
                 self._count(kind, members)
             except Exception:  # what is only looked at is not to suffer

@@ -62,6 +62,7 @@ class Processes:
             "REDIS_URL": settings.redis.url,
             "SETTLEMENT_INTERVAL": "100ms",
             "SUBBALANCE_POSTGRES_TIMEOUT_MS": "60000",
+            "SUBBALANCE_LOG_FOLDER": str(folder / "logs"),
         }
 
     def start(self, module: str, **more: str) -> ServiceProcess:
@@ -72,12 +73,12 @@ class Processes:
         return started
 
     @contextlib.asynccontextmanager
-    async def api(self) -> "AsyncIterator[tuple[ServiceProcess, httpx.AsyncClient]]":
+    async def api(self, **more: str) -> "AsyncIterator[tuple[ServiceProcess, httpx.AsyncClient]]":
         """Start an API and yield it with a client once it is ready."""
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
-        started = self.start("app.main", PORT=str(port))
+        started = self.start("app.main", PORT=str(port), **more)
         async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=30) as client:
 
             async def is_ready() -> bool:
