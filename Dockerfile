@@ -25,7 +25,7 @@ COPY sql ./sql
 RUN python -m compileall -q app subbalance
 
 USER 10001:10001
-ENV HOST=0.0.0.0 PORT=8082
+ENV HOST=0.0.0.0 PORT=8082 SUBBALANCE_LOG_FOLDER=none
 EXPOSE 8082
 STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=10s --timeout=3s --start-period=30s --retries=3 \

@@ -16,7 +16,7 @@ BROKEN := $(shell test -x $(BIN)/python || rm -rf $(STAMP))
 	test-clean test-multi test-multi-simple setup-multi status-multi reset-multi scenario test-redis-failure \
 	test-redis-failure-real recovery-times restore-drill rolling-restart chaos protocol health health-detailed \
 	pending logs logs-db logs-redis settle verify operate optimize-db monitor-db dev dev-setup check format bench \
-	bench-quick bench-modes bench-operations bench-guarantees bench-functions slow-commit growth docker-up \
+	bench-quick bench-modes bench-operations bench-guarantees bench-observation bench-functions slow-commit growth docker-up \
 	docker-down
 
 # The end of some logs, all that is written from now on as well with FOLLOW=1.
@@ -198,6 +198,9 @@ bench-operations: setup ## what transfers, holds and groups cost beside single t
 
 bench-guarantees: setup ## what each guarantee costs: copies that do without one; needs wrk
 	@$(BIN)/python -m bench.compare guarantees $(OPTIONS)
+
+bench-observation: setup ## what it costs to count and time; needs wrk
+	@$(BIN)/python -m bench.compare observation $(OPTIONS)
 
 bench-functions: setup ## how long the hot functions take, one by one
 	@$(BIN)/python -m pytest bench/speed --benchmark-enable $(OPTIONS)

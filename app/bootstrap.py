@@ -23,7 +23,7 @@ from app.events.service import EventsService
 from app.events.store import EventStore
 from app.events.webhooks import Webhooks
 from app.infra.lifetimes import running_beside, waited_for
-from app.infra.log import start_log
+from app.infra.log import masked, start_log
 from app.infra.migrations import check_schema, migrate
 from app.infra.postgres import POSTGRES_ERRORS, listen_always, open_pool
 from app.infra.redis import open_redis
@@ -390,7 +390,7 @@ def main(arguments: list[str]) -> int:
         settings = load_settings(os.environ)
         asyncio.run(prepare_database(settings, demo="--demo" in arguments))
     except errors.LedgerError as error:
-        print(f"error: {error.detail}", file=sys.stderr)
+        print(f"error: {masked(error.detail)}", file=sys.stderr)
         return 1
     return 0
 

@@ -26,6 +26,7 @@ from app.api.routers import all_routers
 from app.api.security import secured
 from app.api.starting import Opening, StartingLedger
 from app.api.traced_request import TracedRequest
+from app.infra.log import masked
 from app.ledger.instruments import Instruments, observing
 from app.security.cors import Cors
 from app.security.guard import Guard
@@ -211,13 +212,13 @@ def main() -> int:
         settings = load_settings(os.environ)
         sockets = _inherited(settings)
     except errors.LedgerError as error:
-        print(f"error: {error.detail}", file=sys.stderr)
+        print(f"error: {masked(error.detail)}", file=sys.stderr)
         return 2
     with ExitStack() as stack:
         try:
             instruments = stack.enter_context(observing("api", "app", settings))
         except errors.LedgerError as error:
-            print(f"error: {error.detail}", file=sys.stderr)
+            print(f"error: {masked(error.detail)}", file=sys.stderr)
             return 2
         config = server_config(settings, instruments)
         try:

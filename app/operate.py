@@ -13,7 +13,7 @@ import sys
 
 from app import errors, limits
 from app.bootstrap import open_operator_services
-from app.infra.log import start_log
+from app.infra.log import masked, start_log
 from app.ledger.detachment import detach_months, month_of
 from app.ledger.model import Verification
 from app.security.command import act_on_keys, add_key_acts
@@ -112,7 +112,7 @@ def main(arguments: list[str]) -> int:
         return asyncio.run(operate(parser.parse_args(arguments)))
     except (errors.LedgerError, TimeoutError) as error:
         detail = error.detail if isinstance(error, errors.LedgerError) else "it took too long"
-        print(f"error: {detail}", file=sys.stderr)
+        print(f"error: {masked(detail)}", file=sys.stderr)
         return 1
 
 

@@ -172,7 +172,8 @@ class Cluster:
         """What every process of the service gets, the servers' own addresses among it."""
         inherited = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
         servers = {"DATABASE_URL": self.postgres.url, "REDIS_URL": self.redis.url, "HOST": HOST}
-        return {**inherited, **servers, **self._settings}
+        logs = {"SUBBALANCE_LOG_FOLDER": str(self.folder / "logs")}
+        return {**inherited, **servers, **logs, **self._settings}
 
     def start_api(self, name: str, **environment: str) -> ServerProcess:
         """Start an API on a port of its own; `wait_ready` waits until it decides transactions.

@@ -43,7 +43,7 @@ class RequestObserver:
 
     @property
     def is_on(self) -> bool:
-        """Tell whether there is something to do about a request that was accepted."""
+        """Tell whether anything is done about a request that was accepted, slow or not."""
         return self.counts or self.logs_all
 
     def validated(self, began: float) -> None:
@@ -60,6 +60,8 @@ class RequestObserver:
         **known: Any,
     ) -> None:
         """Note an answer; `known` is what a log line would have, such as `code`."""
+        if status < _REFUSED and not self.is_on:
+            return
         seconds = perf_counter() - began
         if self.counts:
             self._seconds.of(endpoint).observe(seconds)
@@ -108,7 +110,7 @@ class RequestObserver:
 
     async def _serve(self, app: ASGIApp, scope: HTTPScope, receive: Receive, send: Send) -> None:
         began = perf_counter()
-        status, request_id = _FAILED, ""
+        status, request_id = 0, ""
 
         async def noted(message: Message) -> None:
             nonlocal status, request_id
@@ -120,18 +122,25 @@ class RequestObserver:
 
         tracing = self.instruments.tracing
         if tracing is None:
-            await app(scope, receive, noted)
-            return self._noted(scope, status, began, request_id)
+            try:
+                await app(scope, receive, noted)
+            finally:
+                self._noted(scope, status, began, request_id)
+            return
         names = (value for name, value in scope["headers"] if name == b"traceparent")
         sent = next(names, None)
         span = tracing.request(scope["method"], None if sent is None else sent.decode("latin-1"))
-        with tracing.under(span):
-            await app(scope, receive, noted)
-        span.update_name(endpoint_of(scope))
-        tracing.end(span, status, request_id, scope.get("state", {}).get("problem_code"))
-        return self._noted(scope, status, began, request_id)
+        try:
+            with tracing.under(span):
+                await app(scope, receive, noted)
+        finally:
+            span.update_name(endpoint_of(scope))
+            tracing.end(span, status, request_id, scope.get("state", {}).get("problem_code"))
+            self._noted(scope, status, began, request_id)
 
     def _noted(self, scope: HTTPScope, status: int, began: float, request_id: str) -> None:
+        if not status:
+            return  # its client went away before there was an answer
         code = scope.get("state", {}).get("problem_code")
         if code == errors.BodyIncomplete.code:
             return  # nobody is there to be told; what the connection says of it counts by itself

@@ -13,7 +13,7 @@ import sys
 
 from app import errors
 from app.bootstrap import open_worker_services
-from app.infra.log import start_log
+from app.infra.log import masked, start_log
 from app.infra.metrics_server import serving_metrics
 from app.infra.telemetry import exposition
 from app.ledger.instruments import Instruments, observing
@@ -68,7 +68,7 @@ def main(arguments: list[str]) -> int:
             with observing("worker", "worker", settings) as instruments:
                 asyncio.run(run_worker(settings, instruments))
     except errors.LedgerError as error:
-        print(f"error: {error.detail}", file=sys.stderr)
+        print(f"error: {masked(error.detail)}", file=sys.stderr)
         return 1
     return 0
 

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from bench.compare import guarantees, marks
+from bench.compare import guarantees, marks, observation
 from bench.compare import slow_commit as slowed
 from bench.compare import table as tables
 from bench.compare.alike import has_batches
@@ -145,6 +145,17 @@ def costs(options: Options) -> str:
     return _written(options, ("guarantees", title), ended, parts, samples)
 
 
+def observed(options: Options) -> str:
+    """The service with metrics beside itself without."""
+    with open_stage(options.seconds) as stage:
+        turns = observation.measure_observation(stage, options.rounds, options.seconds, say)
+        ended = Ended(surroundings(stage, options.rounds, options.seconds), [])
+    parts = [("Pairs", observation.lines(turns))]
+    title = "What it costs to count and time"
+    samples = [turn.sample for turn in turns]
+    return _written(options, ("observation", title), ended, parts, samples)
+
+
 def operations(options: Options) -> str:
     """Transfers, holds and groups of ten beside single transactions and bulk requests of ten."""
     forms = [(1, TRANSACTIONS), (1, TRANSFERS), (1, HOLDS), (10, TRANSACTIONS), (10, TRANSFERS)]
@@ -213,4 +224,5 @@ RUNS: dict[str, Callable[[Options], str]] = {
     "operations": operations,
     "slow-commit": slow_commit,
     "guarantees": costs,
+    "observation": observed,
 }

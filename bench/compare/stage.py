@@ -20,7 +20,11 @@ from app.infra.redis import open_redis
 from tests.cluster import HOST, Cluster, ServerProcess, free_port, is_ready
 
 T = TypeVar("T")
-_QUIET = {"LOG_LEVEL": "warning", "SUBBALANCE_CONSISTENCY_INTERVAL": "60m"}
+_QUIET = {
+    "LOG_LEVEL": "warning",
+    "SUBBALANCE_LOG_FOLDER": "none",
+    "SUBBALANCE_CONSISTENCY_INTERVAL": "60m",
+}
 _TIMEOUT_MS = 60_000
 _READY_S = 30.0
 _POLL_S = 0.05
