@@ -83,10 +83,20 @@ class FastLane:
 class HotRequest:
     """A request on the lane, from its head to its answer."""
 
-    __slots__ = ("_began", "_body", "_connection", "_headers", "_more", "_name", "_parts", "_size")
+    __slots__ = (
+        "_began",
+        "_body",
+        "_checked",
+        "_connection",
+        "_headers",
+        "_more",
+        "_name",
+        "_parts",
+        "_size",
+    )
 
     def __init__(self, connection: "Connection", headers: dict[bytes, bytes]) -> None:
-        self._began = perf_counter()
+        self._began = self._checked = perf_counter()
         sent_id = headers.get(b"x-request-id")
         self._name = request_id(sent_id.decode("latin-1") if sent_id else None)
         self._connection = connection
@@ -129,8 +139,7 @@ class HotRequest:
         except Exception as error:
             self.refuse(error)
         else:
-            if self._connection.observer is not None:
-                self._connection.observer.validated(self._began)
+            self._checked = perf_counter()
             decision.add_done_callback(self._decided)
 
     def _decided(self, decision: "asyncio.Future[Acceptance]") -> None:
@@ -142,7 +151,10 @@ class HotRequest:
             self.refuse(error)
             return
         accepted = decision.result()
-        self._answer(_REPLAYED if accepted.replayed else _ACCEPTED, accepted)
+        self._answer(_REPLAYED if accepted.replayed else _ACCEPTED, accepted_body(accepted))
+        observer = self._connection.observer
+        if observer is not None and observer.is_on:
+            observer.accepted(self._began, self._checked, self._name, accepted)
 
     def refuse(self, error: BaseException) -> None:
         """Answer with the problem that an error is."""
@@ -157,20 +169,15 @@ class HotRequest:
         status, headers, body = problem(error, self._name)
         rest = b"%bcontent-length: %d\r\n\r\n%b" % (self._more, len(body), body)
         self._connection.answer(STATUS_LINE[status] + head_lines(headers), rest)
-        self._note(status, code=error.code, transaction_id=error.members.get("transaction_id"))
+        observer = self._connection.observer
+        if observer is not None:
+            known = {"code": error.code, "transaction_id": error.members.get("transaction_id")}
+            observer.answered(HOT_ENDPOINT, status, self._began, self._name, **known)
 
-    def _answer(self, head: bytes, accepted: Acceptance) -> None:
-        body = accepted_body(accepted)
+    def _answer(self, head: bytes, body: bytes) -> None:
         rest = b"%bx-request-id: %b\r\ncontent-length: %d\r\n\r\n%b"
         told = rest % (self._more, self._name.encode(), len(body), body)
         self._connection.answer(head, told)
-        self._note(201, transaction_id=accepted.transaction.transaction_id)
-
-    def _note(self, status: int, **known: Any) -> None:
-        """Tell of the answer; `known` is what the log says of it."""
-        observer = self._connection.observer
-        if observer is not None:
-            observer.answered(HOT_ENDPOINT, status, self._began, self._name, **known)
 
 
 class Connection(BoundedConnection):

@@ -68,7 +68,8 @@ async def get_metrics(state: State) -> Response[bytes]:
     process counted and timed, in Prometheus' text format.
     """
     health, observer = await state.ledger.health(), state.observer
-    metrics = [*_state(health), *observer.instruments.collect(), *observer.collect()]
+    # The observer first: it hands on what it has kept of requests to the instruments.
+    metrics = [*_state(health), *observer.collect(), *observer.instruments.collect()]
     with contextlib.suppress(Unavailable):
         metrics += _told(await state.events.lags())
     # A media type that is text would be given its character set a second time.

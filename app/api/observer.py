@@ -11,14 +11,17 @@ from litestar.types import ASGIApp, HTTPScope, Message, Receive, Scope, Send
 from prometheus_client.core import Metric
 
 from app import errors, limits
+from app.api.fast_lane import HOT_ENDPOINT
 from app.infra.log import fields
 from app.infra.telemetry import Counters, Histograms
 from app.ledger.instruments import Instruments
+from app.ledger.model import Acceptance
 from app.settings import Observation
 
 UNKNOWN = "unknown"
 _METHODS = frozenset(("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"))
 _REFUSED, _FAILED = 400, 500
+_COUNTED_TOGETHER = 1_000
 _log = logging.getLogger(__name__)
 
 
@@ -30,6 +33,8 @@ class RequestObserver:
         self.instruments = instruments
         self.counts = instruments.metrics
         self.logs_all = rules.access_log
+        # Whether anything is done about a request that was accepted, slow or not.
+        self.is_on = self.counts or self.logs_all
         self._slow_s = rules.slow_request_ms / 1_000
         self._seconds = Histograms(
             "subbalance_http_request_seconds", "From a request's head to its answer", "endpoint"
@@ -39,17 +44,29 @@ class RequestObserver:
         )
         self._problems = Counters("subbalance_problems", "Requests answered so", ("code",))
         self._validate = instruments.steps.of("validate")
+        self._hot_seconds = self._seconds.of(HOT_ENDPOINT)
+        self._hot: list[tuple[float, float, float]] = []
         self._second, self._lines, self._left_out = 0, 0, 0
 
-    @property
-    def is_on(self) -> bool:
-        """Tell whether anything is done about a request that was accepted, slow or not."""
-        return self.counts or self.logs_all
+    def accepted(
+        self, began: float, checked: float, request_id: str, acceptance: Acceptance
+    ) -> None:
+        """Note that a hot request was accepted: kept as it is, and counted with many others."""
+        now, hot = perf_counter(), self._hot
+        hot.append((began, checked, now))
+        if len(hot) >= _COUNTED_TOGETHER:
+            self._count_hot()
+        if self.logs_all or now - began >= self._slow_s:
+            known = {"transaction_id": acceptance.transaction.transaction_id}
+            self._write(HOT_ENDPOINT, 201, now - began, request_id, known)
 
-    def validated(self, began: float) -> None:
-        """Note that a request was read and checked."""
-        if self.counts:
-            self._validate.observe(perf_counter() - began)
+    def _count_hot(self) -> None:
+        hot, self._hot = self._hot, []
+        if not self.counts or not hot:
+            return
+        self._validate.observe_all([checked - began for began, checked, _ in hot])
+        self._hot_seconds.observe_all([answered - began for began, _, answered in hot])
+        self._requests.add((HOT_ENDPOINT, "201"), len(hot))
 
     def answered(
         self,
@@ -149,6 +166,7 @@ class RequestObserver:
 
     def collect(self) -> Iterator[Metric]:
         """Describe what was counted."""
+        self._count_hot()
         if self.counts:
             yield from (each.collect() for each in (self._seconds, self._requests, self._problems))
 

@@ -1,8 +1,11 @@
 """A request on the fast lane, with a span; takes the plain one's place where traces are wanted."""
 
-from typing import TYPE_CHECKING, Any
+import asyncio
+from typing import TYPE_CHECKING
 
+from app import errors
 from app.api.fast_lane import HOT_ENDPOINT, HotRequest
+from app.ledger.model import Acceptance
 from app.ledger.service import LedgerService
 
 if TYPE_CHECKING:
@@ -29,6 +32,11 @@ class TracedRequest(HotRequest):
         with self._tracing.under(self._span), self._tracing.step("validate"):
             super().decide(ledger)
 
-    def _note(self, status: int, **known: Any) -> None:
-        super()._note(status, **known)
-        self._tracing.end(self._span, status, self._name, known.get("code"))
+    def _decided(self, decision: "asyncio.Future[Acceptance]") -> None:
+        super()._decided(decision)
+        if not decision.cancelled() and decision.exception() is None:
+            self._tracing.end(self._span, 201, self._name, None)
+
+    def _answer_problem(self, error: errors.LedgerError) -> None:
+        super()._answer_problem(error)
+        self._tracing.end(self._span, error.status, self._name, error.code)
