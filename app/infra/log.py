@@ -23,15 +23,18 @@ _NAMED_SECRET = re.compile(
     r"((?:password|passwd|secret|authorization)[\"']?\s*[=:]\s*[\"']?)(?:bearer\s+|basic\s+)?[^\s,;&\"']+",
     re.IGNORECASE,
 )
+_API_KEY = re.compile(r"(sb_[0-9a-f]{12}_)[0-9a-f]+")
 _PROCESSES_MAX = 64
 _COLOURS = {"WARNING": "\033[33m", "ERROR": "\033[31m", "CRITICAL": "\033[31m"}
 _PLAIN = "\033[0m"
 
 
 def masked(text: str) -> str:
-    """Hide the passwords of URLs, and what is said to be a secret."""
+    """Hide the passwords of URLs, the secrets of API keys, and what is said to be a secret."""
     if "://" in text:
         text = _URL_PASSWORD.sub(rf"\1{_MASK}@", text)
+    if "sb_" in text:
+        text = _API_KEY.sub(rf"\1{_MASK}", text)
     return _NAMED_SECRET.sub(rf"\1{_MASK}", text)
 
 

@@ -40,6 +40,7 @@ async def test_no_key_and_no_password_is_logged(settings: Settings, tmp_path: Pa
         "REDIS_URL": settings.redis.url,
         "SUBBALANCE_REQUIRE_API_KEY": "true",
         "SUBBALANCE_RATE_LIMIT": "1000",
+        "SUBBALANCE_LOG_FOLDER": str(tmp_path / "logs"),
     }
     log = tmp_path / "log"
     with log.open("wb") as out:
@@ -73,10 +74,10 @@ async def test_no_key_and_no_password_is_logged(settings: Settings, tmp_path: Pa
     finally:
         service.terminate()
         service.wait(20)
-    text = log.read_text()
-    assert "Traceback" in text, "nothing failed, so nothing was shown"
-    for secret in (PASSWORD, token[16:], gone[16:]):
-        assert secret not in text
+    for text in (log.read_text(), (tmp_path / "logs/app.log").read_text()):
+        assert "Traceback" in text, "nothing failed, so nothing was shown"
+        for secret in (PASSWORD, token[16:], gone[16:]):
+            assert secret not in text
 
 
 async def is_up(api: httpx.AsyncClient) -> bool:

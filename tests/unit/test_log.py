@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from app.infra.log import fields, masked, start_log
+from app.security.model import draw_key
 
 LOG = logging.getLogger("test.log")
 Start = Callable[..., tuple[Path, io.StringIO]]
@@ -83,6 +84,11 @@ def test_no_secret_gets_into_the_log(text: str, start: Start) -> None:
     for told in ((folder / "app.log").read_text(), stream.getvalue()):
         assert told.count("***") >= 3
         assert "hunter2" not in told
+
+
+def test_of_an_api_key_there_is_its_id() -> None:
+    token = draw_key().token
+    assert masked(f"x-api-key: {token} came") == f"x-api-key: {token[:16]}*** came"
 
 
 @pytest.mark.parametrize(
