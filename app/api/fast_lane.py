@@ -22,7 +22,7 @@ from uvicorn.server import ServerState
 from app import errors, limits
 from app.api.answering import JSON_LINES, head_lines, lines, raw
 from app.api.connection import BoundedConnection
-from app.api.problem import problem, request_id
+from app.api.problem import known_of, problem, request_id
 from app.api.whole_requests import is_plain_host, whole_request
 from app.ledger.model import Acceptance
 from app.ledger.routes import (
@@ -171,8 +171,7 @@ class HotRequest:
         self._connection.answer(STATUS_LINE[status] + head_lines(headers), rest)
         observer = self._connection.observer
         if observer is not None:
-            known = {"code": error.code, "transaction_id": error.members.get("transaction_id")}
-            observer.answered(HOT_ENDPOINT, status, self._began, self._name, **known)
+            observer.answered(HOT_ENDPOINT, status, self._began, self._name, **known_of(error))
 
     def _answer(self, head: bytes, body: bytes) -> None:
         rest = b"%bx-request-id: %b\r\ncontent-length: %d\r\n\r\n%b"

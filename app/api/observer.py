@@ -12,6 +12,7 @@ from prometheus_client.core import Metric
 
 from app import errors, limits
 from app.api.fast_lane import HOT_ENDPOINT
+from app.infra.http import noted_of
 from app.infra.log import fields
 from app.infra.telemetry import Counters, Histograms
 from app.ledger.instruments import Instruments
@@ -32,10 +33,11 @@ class RequestObserver:
         """`instruments` are the ledger's."""
         self.instruments = instruments
         self.counts = instruments.metrics
-        self.logs_all = rules.access_log
         # Whether anything is done about a request that was accepted, slow or not.
-        self.is_on = self.counts or self.logs_all
-        self._slow_s = rules.slow_request_ms / 1_000
+        self.is_on = self.counts or rules.access_log
+        self._logs_all = rules.access_log
+        # A request that took so long gets a line.
+        self._line_s = 0.0 if rules.access_log else rules.slow_request_ms / 1_000
         self._seconds = Histograms(
             "subbalance_http_request_seconds", "From a request's head to its answer", "endpoint"
         )
@@ -45,28 +47,30 @@ class RequestObserver:
         self._problems = Counters("subbalance_problems", "Requests answered so", ("code",))
         self._validate = instruments.steps.of("validate")
         self._hot_seconds = self._seconds.of(HOT_ENDPOINT)
-        self._hot: list[tuple[float, float, float]] = []
+        self._hot_took: list[float] = []
+        self._hot_checked: list[float] = []
         self._second, self._lines, self._left_out = 0, 0, 0
 
     def accepted(
         self, began: float, checked: float, request_id: str, acceptance: Acceptance
     ) -> None:
         """Note that a hot request was accepted: kept as it is, and counted with many others."""
-        now, hot = perf_counter(), self._hot
-        hot.append((began, checked, now))
-        if len(hot) >= _COUNTED_TOGETHER:
+        seconds, took = perf_counter() - began, self._hot_took
+        took.append(seconds)
+        self._hot_checked.append(checked - began)
+        if len(took) >= _COUNTED_TOGETHER:
             self._count_hot()
-        if self.logs_all or now - began >= self._slow_s:
+        if seconds >= self._line_s:
             known = {"transaction_id": acceptance.transaction.transaction_id}
-            self._write(HOT_ENDPOINT, 201, now - began, request_id, known)
+            self._write(HOT_ENDPOINT, 201, seconds, request_id, known)
 
     def _count_hot(self) -> None:
-        hot, self._hot = self._hot, []
-        if not self.counts or not hot:
-            return
-        self._validate.observe_all([checked - began for began, checked, _ in hot])
-        self._hot_seconds.observe_all([answered - began for began, _, answered in hot])
-        self._requests.add((HOT_ENDPOINT, "201"), len(hot))
+        took, self._hot_took = self._hot_took, []
+        checked, self._hot_checked = self._hot_checked, []
+        if self.counts and took:
+            self._hot_seconds.observe_all(took)
+            self._validate.observe_all(checked)
+            self._requests.add((HOT_ENDPOINT, "201"), len(took))
 
     def answered(
         self,
@@ -85,7 +89,7 @@ class RequestObserver:
             self._requests.add((endpoint, str(status)))
             if "code" in known:
                 self._problems.add((known["code"] or UNKNOWN,))
-        if status >= _REFUSED or seconds >= self._slow_s or self.logs_all:
+        if status >= _REFUSED or seconds >= self._line_s:
             self._write(endpoint, status, seconds, request_id, known)
 
     def refused(self, status: int, began: float, request_id: str, code: str) -> None:
@@ -104,7 +108,7 @@ class RequestObserver:
             if left_out:
                 _log.info("%s more requests were refused, failed or slow", left_out)
         self._lines += 1
-        if self._lines > limits.REQUEST_LINES_PER_SECOND_MAX and not self.logs_all:
+        if self._lines > limits.REQUEST_LINES_PER_SECOND_MAX and not self._logs_all:
             self._left_out += 1
             return
         word = "failed" if status >= _FAILED else "refused" if status >= _REFUSED else "answered"
@@ -152,16 +156,15 @@ class RequestObserver:
                 await app(scope, receive, noted)
         finally:
             span.update_name(endpoint_of(scope))
-            tracing.end(span, status, request_id, scope.get("state", {}).get("problem_code"))
+            tracing.end(span, status, request_id, noted_of(scope).get("code"))
             self._noted(scope, status, began, request_id)
 
     def _noted(self, scope: HTTPScope, status: int, began: float, request_id: str) -> None:
         if not status:
             return  # its client went away before there was an answer
-        code = scope.get("state", {}).get("problem_code")
-        if code == errors.BodyIncomplete.code:
+        known = noted_of(scope)
+        if known.get("code") == errors.BodyIncomplete.code:
             return  # nobody is there to be told; what the connection says of it counts by itself
-        known = {} if code is None else {"code": code}
         self.answered(endpoint_of(scope), status, began, request_id, **known)
 
     def collect(self) -> Iterator[Metric]:

@@ -12,7 +12,7 @@ from litestar.datastructures import Headers, MutableScopeHeaders
 from litestar.exceptions import HTTPException, ValidationException
 
 from app import errors, limits
-from app.infra.http import HttpRequest, encode, problem_content
+from app.infra.http import HttpRequest, encode, note, problem_content
 from app.infra.log import fields
 
 PROBLEM_TYPE = "application/problem+json"
@@ -53,6 +53,11 @@ def problem(error: errors.LedgerError, request_id: str) -> tuple[int, dict[str, 
     return error.status, headers, encode(content)
 
 
+def known_of(error: errors.LedgerError) -> dict[str, Any]:
+    """Give what a line of the log says of a refusal."""
+    return {"code": error.code, "transaction_id": error.members.get("transaction_id")}
+
+
 async def name_answer(message: Any, scope: Any) -> None:
     """Give every answer of the router a request id that has none yet."""
     if message["type"] == "http.response.start":
@@ -72,7 +77,7 @@ def render(request: HttpRequest, raised: Exception) -> Response[bytes]:
     else:
         _log.error("unexpected error", exc_info=raised)
         error = errors.InternalError()
-    request.scope["state"]["problem_code"] = error.code
+    note(request.scope, **known_of(error))
     status, more, body = problem(error, request_id(request.headers.get("x-request-id")))
     media_type = PROBLEM_TYPE
     return Response(body, status_code=status, headers={**headers, **more}, media_type=media_type)

@@ -10,8 +10,9 @@ from litestar.types import ASGIApp, Message, Receive, Send
 from litestar.utils import normalize_path
 
 from app.api.answering import NO_SNIFF, NO_STORE, RawHeaders, page_headers, raw
-from app.api.problem import PROBLEM_TYPE, problem, request_id
+from app.api.problem import PROBLEM_TYPE, known_of, problem, request_id
 from app.errors import LedgerError
+from app.infra.http import note
 from app.security.cors import Cors
 from app.security.guard import Guard
 
@@ -79,7 +80,7 @@ class _Answer:
 
 def _tell_what(router: Litestar, scope: Any, error: LedgerError) -> None:
     """Leave what was refused, and why, where the router would: that is what is counted."""
-    scope.setdefault("state", {})["problem_code"] = error.code
+    note(scope, **known_of(error))
     with suppress(HTTPException):
         route = router.asgi_router.handle_routing(
             path=normalize_path(scope["path"]), method=scope["method"]

@@ -34,7 +34,9 @@ class TracedRequest(HotRequest):
 
     def _decided(self, decision: "asyncio.Future[Acceptance]") -> None:
         super()._decided(decision)
-        if not decision.cancelled() and decision.exception() is None:
+        if decision.cancelled():
+            self._span.end()
+        elif decision.exception() is None:
             self._tracing.end(self._span, 201, self._name, None)
 
     def _answer_problem(self, error: errors.LedgerError) -> None:

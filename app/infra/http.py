@@ -34,6 +34,17 @@ JSON = "application/json"
 HttpRequest = Request[Any, Any, Any]
 
 
+def note(scope: Any, **known: Any) -> None:
+    """Leave with a request what its line in the log is to say."""
+    scope.setdefault("state", {}).setdefault("noted", {}).update(known)
+
+
+def noted_of(scope: Any) -> dict[str, Any]:
+    """Give what was left with a request."""
+    noted: dict[str, Any] = scope.get("state", {}).get("noted", {})
+    return noted
+
+
 async def read_json(request: HttpRequest, decoder: "msgspec.json.Decoder[T]") -> T:
     """Decode a request's body with our own errors instead of the framework's."""
     check_json_type(request.headers.get("content-type", ""))

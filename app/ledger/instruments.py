@@ -5,6 +5,7 @@ PostgreSQL. Without metrics and traces nothing of this is put in between.
 """
 
 import logging
+from asyncio import CancelledError, InvalidStateError
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from time import monotonic, perf_counter, time
@@ -143,7 +144,7 @@ class Instruments:
 
         async def carry_counted(slot: Slot, batch: Any) -> T:
             members = batch.items if isinstance(batch, Part) else batch
-            sizes.observe(batch.weight if isinstance(batch, Part) else _weight(batch))
+            sizes.observe(_weight(members))
             waits.observe(max(0.0, monotonic() - members[0].deadline + deadline_s))
             waiters = [batch] if isinstance(batch, Part) else batch
             began = perf_counter()
@@ -164,14 +165,14 @@ class Instruments:
         """Count a batch's answers; those that wait for another turn have none yet."""
         accepted = replayed = refused = 0
         for each in members:
-            future = each.future
-            if not future.done() or future.cancelled():
+            try:
+                error = each.future.exception()
+            except (CancelledError, InvalidStateError):
                 continue
-            error = future.exception()
             if error is not None:
                 refused += 1
                 self._refused.add((getattr(error, "code", "internal_error"),))
-            elif getattr(future.result(), "replayed", False):
+            elif each.future.result().replayed:
                 replayed += 1
             else:
                 accepted += 1
@@ -245,7 +246,10 @@ class Instruments:
 
 
 def _weight(members: Sequence[Item | Unit]) -> int:
-    return sum([each.weight for each in members])
+    """Count the items of a batch: single ones, or groups of them."""
+    if isinstance(members[0], Item):
+        return len(members)
+    return sum(each.weight for each in members)
 
 
 def _gauge(name: str, what: str, label: str, values: Mapping[str, float]) -> Metric:

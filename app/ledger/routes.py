@@ -19,6 +19,7 @@ from app.infra.http import (
     documented,
     encode,
     json_answer,
+    note,
     read_in_time,
     read_json,
 )
@@ -88,19 +89,18 @@ async def answer_transaction(
     content_type: str,
     key_header: str | None,
     read_body: Callable[[], Awaitable[bytes]],
-) -> tuple[bytes, bool]:
-    """Decide one transaction; returns the body of the 201 and whether it is a replay.
+) -> Acceptance:
+    """Decide one transaction.
 
-    The fast lane does the same in its own way, from the same three parts.
+    The fast lane does the same in its own way, from the same parts.
     """
     body = b""
     try:
         body = await read_in_time(read_body())
         request = transaction_request(content_type, key_header, body)
-        accepted: Acceptance = await ledger.post_transaction(request)
+        return await ledger.post_transaction(request)
     except errors.LedgerError as error:
         raise refusal(error, body) from error
-    return accepted_body(accepted), accepted.replayed
 
 
 def transaction_request(
@@ -156,11 +156,15 @@ async def post_transaction(request: HttpRequest, state: State) -> Response[bytes
     headers = request.headers
     if is_dry_run(request):
         return json_answer(await _foreseen(request, state.ledger, read_body))
-    body, replayed = await answer_transaction(
+    accepted = await answer_transaction(
         state.ledger, headers.get("content-type", ""), headers.get("idempotency-key"), read_body
     )
+    note(request.scope, transaction_id=accepted.transaction.transaction_id)
     return Response(
-        body, status_code=201, headers=REPLAYED if replayed else None, media_type="application/json"
+        accepted_body(accepted),
+        status_code=201,
+        headers=REPLAYED if accepted.replayed else None,
+        media_type="application/json",
     )
 
 

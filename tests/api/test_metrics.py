@@ -8,6 +8,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from app.settings import Settings
+from tests.api.test_api_keys import bearer, guarded, make_key
 from tests.conftest import serving
 
 PATH = "/api/v1/transaction"
@@ -87,6 +88,30 @@ async def test_parts_are_shown_as_they_are(api: httpx.AsyncClient) -> None:
     assert found[named("process_info", process="api")] == 1
     assert found[named("ready")] == 1
     assert found[named("switches_total", mode="redis", reason="redis_new")] == 1
+
+
+@pytest.mark.parametrize("lane", [True, False], ids=["lane", "router"])
+async def test_what_the_guard_refuses_is_counted_where_it_was_to_go(
+    settings: Settings, lane: bool
+) -> None:
+    read, limited = make_key(settings, "read"), make_key(settings, "write")
+    rules = guarded(settings, lane=lane, rate_requests=4, rate_window_s=3_600)
+    async with serving(rules) as api:
+        for status, token in ((401, ""), (403, read), *[(404, limited)] * 4, (429, limited)):
+            api.headers = httpx.Headers(bearer(token) if token else {})
+            assert (await post(api, "1", "debit", "a")).status_code == status
+        assert (await api.get("/nowhere")).status_code == 429
+        assert (await api.get("/api/v1/balance/NOBODY")).status_code == 429
+        api.headers = httpx.Headers(bearer(read))
+        found = await samples(api)
+    for status, count in (("401", 1), ("403", 1), ("404", 4), ("429", 1)):
+        assert found[named("http_requests_total", endpoint=HOT, status=status)] == count
+    assert found[named("http_requests_total", endpoint="unknown", status="429")] == 1
+    balance = "GET /api/v1/balance/{account_id}"
+    assert found[named("http_requests_total", endpoint=balance, status="429")] == 1
+    assert found[named("http_request_seconds_count", endpoint=HOT)] == 7
+    for code, count in (("api_key_missing", 1), ("scope_insufficient", 1), ("rate_limited", 3)):
+        assert found[named("problems_total", code=code)] == count
 
 
 async def test_what_a_client_writes_is_no_label(api: httpx.AsyncClient) -> None:
