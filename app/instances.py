@@ -3,6 +3,9 @@
 It opens the address once and gives it to each of them, so a connection that is made while one of
 them ends is served by another. SIGHUP replaces them one after the other: a new one serves before
 an old one is told to end. A process that dies is started again. SIGTERM ends them all.
+
+Which of them answers `/metrics` at the shared address is chance, so each has a port of its own for
+that: SUBBALANCE_METRICS_PORT and those after it.
 """
 
 import argparse
@@ -35,9 +38,12 @@ class Problem(Exception):
 class Instances:
     """The processes, all of which accept from one listening socket."""
 
-    def __init__(self, listener: socket.socket, folder: Path) -> None:
-        """Keep a socket on which each tells that it serves in a folder of this process's own."""
+    def __init__(self, listener: socket.socket, folder: Path, metrics_port: int = 0) -> None:
+        """Keep a socket on which each tells that it serves in a folder of this process's own; the
+        first shows its metrics on `metrics_port`, 0 is none.
+        """
         self._listener = listener
+        self._metrics_port = metrics_port
         self._address = folder / "ready"
         self._ready = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._ready.bind(str(self._address))
@@ -51,7 +57,7 @@ class Instances:
         """Keep so many processes until told to end."""
         try:
             while len(self._children) < count and not self._is_ending():
-                self._children.append(self._start())
+                self._children.append(self._start(len(self._children)))
             say(f"{count} processes serve")
             while not self._is_ending():
                 if self.asked[signal.SIGHUP]:
@@ -72,7 +78,7 @@ class Instances:
             if self._is_ending():
                 return
             try:
-                self._children[place] = self._start()
+                self._children[place] = self._start(place)
             except Problem as problem:
                 say(f"not replaced: {problem}")
                 return
@@ -88,20 +94,24 @@ class Instances:
             self._starts_left -= 1
             say(f"a process ended with {child.returncode}; starting another")
             try:
-                self._children[place] = self._start()
+                self._children[place] = self._start(place)
             except Problem as problem:
                 say(str(problem))
         if not self._starts_left and all(child.poll() is not None for child in self._children):
             raise Problem("the processes keep ending")
 
-    def _start(self) -> "subprocess.Popen[bytes]":
-        """Start one and wait until it serves."""
+    def _start(self, place: int) -> "subprocess.Popen[bytes]":
+        """Start one and wait until it serves. Its predecessor in that place, if there is one, has
+        the port for metrics until it ends.
+        """
         listener = self._listener.fileno()
+        metrics_port = self._metrics_port + place if self._metrics_port else 0
         child = subprocess.Popen(
             [sys.executable, "-m", "app.main"],
             env={
                 **os.environ,
                 "SUBBALANCE_LISTEN_FD": str(listener),
+                "SUBBALANCE_METRICS_PORT": str(metrics_port),
                 "NOTIFY_SOCKET": str(self._address),
             },
             pass_fds=(listener,),
@@ -153,11 +163,13 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--count", type=int, default=2, choices=range(1, _COUNT_MAX + 1))
     count = parser.parse_args(arguments).count
     try:
+        settings = load_settings(os.environ)
         with (
-            open_listener(load_settings(os.environ)) as listener,
+            open_listener(settings) as listener,
             TemporaryDirectory(prefix="sb-instances-") as folder,
         ):
-            Instances(listener, Path(folder)).run(count)
+            metrics_port = settings.observation.metrics_port
+            Instances(listener, Path(folder), metrics_port).run(count)
     except (Problem, LedgerError) as problem:
         print(f"error: {problem}", file=sys.stderr)
         return 1

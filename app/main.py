@@ -8,7 +8,7 @@ import socket
 import ssl
 import sys
 from collections.abc import Callable
-from contextlib import AsyncExitStack, ExitStack
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, ExitStack
 from functools import partial
 
 import uvicorn
@@ -19,6 +19,7 @@ from litestar.types import ASGIApp, LifeSpanReceive, LifeSpanSend, Receive, Scop
 from app import errors, limits
 from app.api.connection import LEAVING, BoundedConnection
 from app.api.fast_lane import FastLane
+from app.api.metrics import metrics_of
 from app.api.observer import RequestObserver
 from app.api.openapi import openapi_config
 from app.api.problem import name_answer, render
@@ -27,6 +28,7 @@ from app.api.security import secured
 from app.api.starting import Opening, StartingLedger
 from app.api.traced_request import TracedRequest
 from app.infra.log import masked
+from app.infra.metrics_server import serving_metrics
 from app.ledger.instruments import Instruments, observing
 from app.security.cors import Cors
 from app.security.guard import Guard
@@ -69,8 +71,12 @@ def server_config(settings: Settings, instruments: Instruments | None = None) ->
     bounded = partial(BoundedConnection, connections_max=connections_max, observer=observer)
     app = observer.observed(secured(router, guard, cors))
     opening = partial(Opening, settings, key_ring=keys, instruments=instruments)
+    own = settings.observation
+    beside = partial(
+        serving_metrics, own.metrics_host, own.metrics_port, lambda: metrics_of(router.state)
+    )
     return uvicorn.Config(
-        _with_life(router, app, opening),
+        _with_life(router, app, opening, beside),
         host=settings.http.host,
         port=settings.http.port,
         loop="uvloop",
@@ -126,10 +132,15 @@ def _router(settings: Settings, observer: RequestObserver) -> Litestar:
     )
 
 
-def _with_life(router: Litestar, app: ASGIApp, opening: Callable[..., Opening]) -> ASGIApp:
+def _with_life(
+    router: Litestar,
+    app: ASGIApp,
+    opening: Callable[..., Opening],
+    beside: Callable[[], AbstractAsyncContextManager[None]],
+) -> ASGIApp:
     async def serve(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":  # type: ignore[comparison-overlap]
-            await _live(router, opening, receive, send)  # type: ignore[arg-type]
+            await _live(router, opening, beside, receive, send)  # type: ignore[arg-type]
         else:
             await app(scope, receive, send)
 
@@ -183,6 +194,7 @@ def _inherited(settings: Settings) -> list[socket.socket] | None:
 async def _live(
     app: Litestar,
     open_all: Callable[..., Opening],
+    beside: Callable[[], AbstractAsyncContextManager[None]],
     receive: LifeSpanReceive,
     send: LifeSpanSend,
 ) -> None:
@@ -201,6 +213,7 @@ async def _live(
             await send({"type": "lifespan.startup.failed", "message": error.detail})
             return
         await stack.enter_async_context(app.lifespan())
+        await stack.enter_async_context(beside())
         await send({"type": "lifespan.startup.complete"})
         await receive()
     await send({"type": "lifespan.shutdown.complete"})

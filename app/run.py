@@ -369,7 +369,7 @@ def _require_free_port(settings: Settings) -> None:
 
 def _choose_metrics_port(environment: dict[str, str], settings: Settings) -> None:
     """Let the worker show its metrics beside the API's, unless that port is in use."""
-    host, port = settings.http.host, settings.http.port + 1
+    host, port = settings.observation.metrics_host, settings.http.port + 1
     if environment.get("SUBBALANCE_WORKER_METRICS_PORT") or port > _PORT_MAX:
         return
     with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:

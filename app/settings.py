@@ -117,7 +117,9 @@ class Observation(msgspec.Struct, frozen=True, kw_only=True):
     """What is told of the service while it runs."""
 
     metrics: bool = True  # SUBBALANCE_METRICS: counted and timed, for /metrics
-    worker_metrics_port: int = 0  # SUBBALANCE_WORKER_METRICS_PORT: 0 is none
+    metrics_host: str = "127.0.0.1"  # SUBBALANCE_METRICS_HOST: where these ports listen, keyless
+    metrics_port: int = 0  # SUBBALANCE_METRICS_PORT: an API process's own, 0 is none
+    worker_metrics_port: int = 0  # SUBBALANCE_WORKER_METRICS_PORT: the worker's, 0 is none
     access_log: bool = False  # SUBBALANCE_ACCESS_LOG: a line for every request
     slow_request_ms: int = 500  # SUBBALANCE_SLOW_REQUEST_MS: a line for each that takes longer
     log_folder: str = "logs"  # SUBBALANCE_LOG_FOLDER: of the JSON files, "none" for none
@@ -302,6 +304,8 @@ def _observation(reader: Reader) -> Observation:
     default = Observation()
     return Observation(
         metrics=reader.flag("SUBBALANCE_METRICS", default.metrics),
+        metrics_host=reader.text("SUBBALANCE_METRICS_HOST", default.metrics_host),
+        metrics_port=reader.integer("SUBBALANCE_METRICS_PORT", 0, 0, 65_535),
         worker_metrics_port=reader.integer("SUBBALANCE_WORKER_METRICS_PORT", 0, 0, 65_535),
         access_log=reader.flag("SUBBALANCE_ACCESS_LOG", default.access_log),
         slow_request_ms=reader.integer(

@@ -67,10 +67,15 @@ async def get_metrics(state: State) -> Response[bytes]:
     """Show the ledger's state, the latest consistency check, how events get away, and what this
     process counted and timed, in Prometheus' text format.
     """
+    # A media type that is text would be given its character set a second time.
+    return Response(await metrics_of(state), headers={"content-type": CONTENT_TYPE})
+
+
+async def metrics_of(state: State) -> bytes:
+    """Gather everything that an API process has to show."""
     health, observer = await state.ledger.health(), state.observer
     # The observer first: it hands on what it has kept of requests to the instruments.
     metrics = [*_state(health), *observer.collect(), *observer.instruments.collect()]
     with contextlib.suppress(Unavailable):
         metrics += _told(await state.events.lags())
-    # A media type that is text would be given its character set a second time.
-    return Response(exposition(metrics), headers={"content-type": CONTENT_TYPE})
+    return exposition(metrics)

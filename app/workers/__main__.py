@@ -32,8 +32,12 @@ async def run_worker(settings: Settings, instruments: Instruments) -> None:
     stopping = asyncio.Event()
     for signal_number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(signal_number, stopping.set)
-    port = settings.observation.worker_metrics_port
-    async with serving_metrics(settings.http.host, port, lambda: exposition(instruments.collect())):
+    rules = settings.observation
+
+    async def metrics() -> bytes:
+        return exposition(instruments.collect())
+
+    async with serving_metrics(rules.metrics_host, rules.worker_metrics_port, metrics):
         while not stopping.is_set():
             try:
                 async with open_worker_services(settings, instruments) as services:

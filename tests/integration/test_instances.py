@@ -1,5 +1,6 @@
 """Some API processes behind one address: started, replaced, started again, ended."""
 
+import contextlib
 import os
 import signal
 import socket
@@ -8,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from urllib.request import urlopen
 
 import pytest
 
@@ -17,18 +19,35 @@ from tests.cluster import HOST, ROOT, free_port, is_ready
 START_S = 60.0
 
 
+def two_free_ports() -> int:
+    """The first of two free ports that follow each other."""
+    while True:
+        first = free_port()
+        with contextlib.suppress(OSError), socket.socket() as probe:
+            probe.bind((HOST, first + 1))
+            return first
+
+
+def has_metrics(port: int) -> bool:
+    """Tell whether an API shows its own metrics there."""
+    with contextlib.suppress(OSError), urlopen(f"http://{HOST}:{port}/metrics", timeout=5) as told:
+        return b'subbalance_process_info{process="api"} 1.0' in told.read()
+    return False
+
+
 class Instances:
     """The command in a process of its own, and what it wrote."""
 
     def __init__(self, folder: Path, database_url: str, redis_url: str) -> None:
         self.port = free_port()
+        self.metrics_port = two_free_ports()
         self.url = f"http://{HOST}:{self.port}"
         self.log = folder / "instances.log"
         self.break_file = folder / "sitecustomize.py"
         environment = {
             "PATH": os.environ["PATH"], "HOST": HOST, "PORT": str(self.port),
             "DATABASE_URL": database_url, "REDIS_URL": redis_url,
-            "PYTHONPATH": f"{folder}:{ROOT}",
+            "PYTHONPATH": f"{folder}:{ROOT}", "SUBBALANCE_METRICS_PORT": str(self.metrics_port),
         }  # fmt: skip
         with self.log.open("wb") as output:
             self.process = subprocess.Popen(
@@ -71,6 +90,16 @@ def test_sighup_puts_new_processes_in_the_place_of_all(instances: Instances) -> 
     assert len(after) == 2
     assert not set(before) & set(after)
     assert is_ready(instances.url)
+
+
+def test_each_process_has_a_port_for_its_metrics_and_so_has_the_one_after_it(
+    instances: Instances,
+) -> None:
+    ports = (instances.metrics_port, instances.metrics_port + 1)
+    instances.wait(lambda: all(map(has_metrics, ports)))
+    instances.process.send_signal(signal.SIGHUP)
+    instances.wait(instances.says("2 processes were replaced"))
+    instances.wait(lambda: all(map(has_metrics, ports)))
 
 
 def test_a_new_process_that_does_not_serve_replaces_none(instances: Instances) -> None:
