@@ -120,8 +120,10 @@ def test_the_compose_file_is_whole() -> None:
     assert services["redis"]["image"] == "redis:7"
     command = services["redis"]["command"]
     assert command[command.index("--maxmemory-policy") + 1] == "noeviction"
-    used = {mount.partition(":")[0] for s in services.values() for mount in s.get("volumes", ())}
-    assert used == set(COMPOSE["volumes"])
+    mounts = {mount.partition(":")[0] for s in services.values() for mount in s.get("volumes", ())}
+    folders = {mount for mount in mounts if mount.startswith("./")}
+    assert mounts - folders == set(COMPOSE["volumes"])
+    assert all((ROOT / folder).is_dir() for folder in folders)
     for name, service in services.items():
         for other, condition in service.get("depends_on", {}).items():
             waits_for = condition["condition"]
@@ -131,6 +133,32 @@ def test_the_compose_file_is_whole() -> None:
         assert service.get("command") is None or isinstance(service["command"], list)
     for name in ("migrate", "api", "worker"):
         assert services[name]["read_only"] is True
+
+
+def test_prometheus_scrapes_what_shows_metrics_and_nobody_else_can() -> None:
+    text = (ROOT / "deploy/prometheus/prometheus.yml").read_text()
+    # What stands there for those who have keys and TLS is switched on.
+    guarded = yaml.safe_load(re.sub(r"^( *)# ( *[a-z_]+:)", r"\1\2", text, flags=re.MULTILINE))
+    alike = yaml.safe_load((ROOT / "deploy/prometheus/compose.yml").read_text())
+    for found, plain in ((guarded, yaml.safe_load(text)), (alike, alike)):
+        assert [job["job_name"] for job in found["scrape_configs"]] == [
+            "sub-balance-api",
+            "sub-balance-worker",
+        ]
+        (rules,) = found["rule_files"]
+        assert (ROOT / "deploy/prometheus" / rules).exists()
+        added = found["scrape_configs"][0].keys() - plain["scrape_configs"][0].keys()
+        assert added == (set() if found is plain else {"authorization", "scheme", "tls_config"})
+    assert guarded["scrape_configs"][0]["authorization"].keys() == {"credentials_file"}
+    worker = COMPOSE["services"]["worker"]
+    port = worker["environment"]["SUBBALANCE_WORKER_METRICS_PORT"]
+    assert worker["expose"] == [port]
+    assert "ports" not in worker
+    targets = [job["static_configs"][0]["targets"] for job in alike["scrape_configs"]]
+    assert targets == [["api:8082"], [f"worker:{port}"]]
+    (shown,) = PODS["worker-Deployment"]["containers"][0]["ports"]
+    configured = DOCUMENTS["configuration-ConfigMap"]["data"]["SUBBALANCE_WORKER_METRICS_PORT"]
+    assert str(shown["containerPort"]) == configured
 
 
 def test_the_image_has_what_it_runs_and_no_tools_to_build() -> None:
