@@ -6,6 +6,8 @@ import socket
 import pytest
 
 from app.infra.metrics_server import serving_metrics
+from app.run import _choose_metrics_port
+from app.settings import Http, Settings
 from tests.cluster import HOST, free_port
 from tests.conftest import eventually
 
@@ -77,6 +79,20 @@ async def test_a_port_that_is_taken_is_listened_on_once_it_is_free(
         await eventually(is_served)
     with pytest.raises(ConnectionRefusedError):
         await asked(port, b"")
+
+
+def test_make_run_shows_the_workers_metrics_after_the_api_to_this_machine_only() -> None:
+    """Wherever the API listens, for nobody is asked for a key there."""
+    with socket.create_server((HOST, 0)) as taken:
+        for port, chosen in ((free_port(), True), (taken.getsockname()[1], False)):
+            settings = Settings(http=Http(host="0.0.0.0", port=port - 1))
+            environment: dict[str, str] = {}
+            _choose_metrics_port(environment, settings)
+            assert environment == ({"SUBBALANCE_WORKER_METRICS_PORT": str(port)} if chosen else {})
+    assert settings.observation.metrics_host == HOST
+    environment = {"SUBBALANCE_WORKER_METRICS_PORT": "1"}
+    _choose_metrics_port(environment, settings)
+    assert environment == {"SUBBALANCE_WORKER_METRICS_PORT": "1"}
 
 
 async def test_without_a_port_there_is_none() -> None:
