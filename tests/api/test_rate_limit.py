@@ -115,6 +115,7 @@ def test_a_certificate_that_cannot_be_read_is_told_in_a_sentence(
     for path in (tmp_path / "none.pem", tmp_path / "bad.pem"):
         monkeypatch.setenv("SUBBALANCE_TLS_CERTIFICATE", str(path))
         monkeypatch.setenv("SUBBALANCE_TLS_KEY", str(path))
+        monkeypatch.setenv("SUBBALANCE_LOG_FOLDER", str(tmp_path))
         assert main() == 2
         told = capsys.readouterr().err
         assert told.startswith("error: TLS certificate or key: ")
