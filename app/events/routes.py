@@ -33,7 +33,7 @@ from app.infra.http import (
     json_answer,
     read_json,
 )
-from app.ledger.parameters import refuse_dry_run, uuid_of
+from app.ledger.parameters import PageCursor, PageLimit, refuse_dry_run, uuid_of
 
 _decode_webhook = msgspec.json.Decoder(WebhookBody)
 _decode_change = msgspec.json.Decoder(WebhookChangeBody)
@@ -55,9 +55,7 @@ async def get_events(
     account_id: Annotated[
         str | None, QueryParameter(description="Events of this account only")
     ] = None,
-    limit: Annotated[
-        int, QueryParameter(ge=1, le=limits.PAGE_ITEMS_MAX, description="Most events in a page")
-    ] = limits.PAGE_ITEMS_DEFAULT,
+    limit: PageLimit = limits.PAGE_ITEMS_DEFAULT,
 ) -> Response[bytes]:
     """Read what happened after a cursor, in the order in which everybody is told.
 
@@ -145,12 +143,8 @@ async def get_deliveries(
     status: Annotated[
         DeliveryStatus | None, QueryParameter(description="Those that were taken, or given up")
     ] = None,
-    cursor: Annotated[
-        str | None, QueryParameter(description="The previous page's `next_cursor`")
-    ] = None,
-    limit: Annotated[
-        int, QueryParameter(ge=1, le=limits.PAGE_ITEMS_MAX, description="Most in a page")
-    ] = limits.PAGE_ITEMS_DEFAULT,
+    cursor: PageCursor = None,
+    limit: PageLimit = limits.PAGE_ITEMS_DEFAULT,
 ) -> Response[bytes]:
     """List what became of events, the latest first; the latest of each kind are kept."""
     found, after = await state.events.deliveries(_id(webhook_id), status, cursor, limit)

@@ -35,6 +35,8 @@ from app.ledger.parameters import (
     KEY_HEADER,
     REPLAYED,
     REPLAYED_HEADER,
+    PageCursor,
+    PageLimit,
     uuid_of,
 )
 
@@ -115,12 +117,8 @@ async def get_holds(
     status: Annotated[
         HoldStatus | None, QueryParameter(description="Those that are open, or ended so")
     ] = None,
-    cursor: Annotated[
-        str | None, QueryParameter(description="The previous page's `next_cursor`")
-    ] = None,
-    limit: Annotated[
-        int, QueryParameter(ge=1, le=limits.PAGE_ITEMS_MAX, description="Most holds in a page")
-    ] = limits.PAGE_ITEMS_DEFAULT,
+    cursor: PageCursor = None,
+    limit: PageLimit = limits.PAGE_ITEMS_DEFAULT,
 ) -> Response[bytes]:
     """List an account's holds in the order they were placed."""
     holds, after = await state.ledger.holds.of_account(account_id, status, cursor, limit)

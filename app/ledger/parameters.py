@@ -7,7 +7,7 @@ from litestar.datastructures import ResponseHeader
 from litestar.openapi.datastructures import ResponseSpec
 from litestar.openapi.spec import OpenAPIType, Schema
 from litestar.openapi.spec import Parameter as DescribedParameter
-from litestar.params import PathParameter
+from litestar.params import PathParameter, QueryParameter
 
 from app import errors, limits
 from app.infra.http import READ_PROBLEMS, HttpRequest
@@ -26,6 +26,10 @@ def uuid_of(text: str, pointer: str) -> UUID:
 METADATA_PREFIX = "metadata."
 ACCOUNT_PROBLEMS = (*READ_PROBLEMS, 422)
 AccountIdPath = Annotated[str, PathParameter(description="The account's id")]
+PageCursor = Annotated[str | None, QueryParameter(description="The previous page's `next_cursor`")]
+PageLimit = Annotated[
+    int, QueryParameter(ge=1, le=limits.PAGE_ITEMS_MAX, description="Most items in a page")
+]
 REPLAYED = {"Idempotency-Replayed": "true"}
 REPLAYED_HEADER = ResponseHeader(
     name="Idempotency-Replayed",

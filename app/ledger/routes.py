@@ -7,7 +7,7 @@ import msgspec
 from litestar import Response, Router, delete, get, post
 from litestar.datastructures import State
 from litestar.exceptions.http_exceptions import RequestEntityTooLarge
-from litestar.params import PathParameter, QueryParameter
+from litestar.params import PathParameter
 
 from app import errors, limits
 from app.infra.http import (
@@ -47,6 +47,8 @@ from app.ledger.parameters import (
     REPLAYED,
     REPLAYED_HEADER,
     AccountIdPath,
+    PageCursor,
+    PageLimit,
     is_dry_run,
     refuse_dry_run,
     uuid_of,
@@ -212,12 +214,8 @@ async def get_balance(
 async def get_pending(
     account_id: AccountIdPath,
     state: State,
-    cursor: Annotated[
-        str | None, QueryParameter(description="The previous page's `next_cursor`")
-    ] = None,
-    limit: Annotated[
-        int, QueryParameter(ge=1, le=limits.PAGE_ITEMS_MAX, description="Most items in a page")
-    ] = limits.PAGE_ITEMS_DEFAULT,
+    cursor: PageCursor = None,
+    limit: PageLimit = limits.PAGE_ITEMS_DEFAULT,
 ) -> Response[bytes]:
     """Read what is accepted and not settled; `count` and totals cover all of it."""
     return json_answer(pending_answer(await state.ledger.pending(account_id, cursor, limit)))

@@ -5,7 +5,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.api.test_transactions import available, opened, sent
+from tests.api.test_transactions import available, opened, sent, told
 
 BACK = "2026-01-02T03:04:05.000006Z"
 
@@ -100,8 +100,7 @@ async def test_a_condition_that_is_none_is_refused_and_moves_nothing(
 ) -> None:
     await opened(api_both)
     answer = await sent(api_both, **fields)
-    problem = answer.json()
-    assert (answer.status_code, problem["code"], problem["pointer"]) == (400, code, pointer)
+    assert told(answer) == (400, code, pointer)
     assert await available(api_both) == "100.00"
 
 

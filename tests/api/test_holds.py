@@ -8,7 +8,7 @@ import httpx
 import pytest
 
 from app.bootstrap import WorkerServices
-from tests.api.test_transactions import INSTANT, available, opened
+from tests.api.test_transactions import INSTANT, available, opened, told
 from tests.conftest import eventually
 
 HOLDS = "/api/v1/holds"
@@ -238,11 +238,7 @@ async def test_what_is_refused_says_why_and_changes_nothing(
 ) -> None:
     await opened(api, "JPY", opening_balance="0", currency="JPY")
     answer = await hold(api, **fields)
-    assert (answer.status_code, answer.json()["code"], answer.json()["pointer"]) == (
-        status,
-        code,
-        pointer,
-    )
+    assert told(answer) == (status, code, pointer)
     assert await figures(api) == ("100.00", "0.00")
 
 

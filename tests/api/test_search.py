@@ -8,7 +8,7 @@ import pytest
 
 from app import limits
 from app.bootstrap import WorkerServices
-from tests.api.test_transactions import opened, sent
+from tests.api.test_transactions import opened, sent, told
 
 PATH = "/api/v1/transactions"
 
@@ -183,9 +183,4 @@ async def test_what_makes_no_sense_is_refused_by_name(
 ) -> None:
     await opened(api)
     answer = await api.get(f"{PATH}?{query}")
-    problem = answer.json()
-    assert (answer.status_code, problem.get("code"), problem.get("pointer")) == (
-        status,
-        code,
-        pointer,
-    )
+    assert told(answer) == (status, code, pointer)

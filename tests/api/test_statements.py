@@ -12,7 +12,7 @@ import pytest
 
 from app import limits
 from app.bootstrap import WorkerServices
-from tests.api.test_transactions import INSTANT, opened, sent
+from tests.api.test_transactions import INSTANT, opened, sent, told
 from tests.conftest import eventually
 
 STATEMENT = "/api/v1/accounts/A/statement"
@@ -402,8 +402,7 @@ async def test_what_makes_no_sense_is_refused_by_name(
 ) -> None:
     await opened(api)
     answer = await api.get(f"/api/v1{path}")
-    problem = answer.json()
-    assert (answer.status_code, problem["code"], problem["pointer"]) == (status, code, pointer)
+    assert told(answer) == (status, code, pointer)
 
 
 async def test_a_crowd_of_readings_waits_and_is_turned_away_in_time(

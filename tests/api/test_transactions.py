@@ -26,6 +26,12 @@ async def sent(api: httpx.AsyncClient, key: str | None = None, **fields: Any) ->
     return await api.post(PATH, json=body, headers={"idempotency-key": key} if key else {})
 
 
+def told(answer: httpx.Response) -> tuple[int, str | None, str | None]:
+    """The status of an answer, and the code and the pointer of its problem."""
+    problem = answer.json()
+    return answer.status_code, problem.get("code"), problem.get("pointer")
+
+
 async def available(api: httpx.AsyncClient, account_id: str = "A") -> str:
     answer = await api.get(f"/api/v1/balance/{account_id}")
     text: str = answer.json()["available_balance"]

@@ -11,7 +11,7 @@ import pytest
 from app import limits
 from app.bootstrap import WorkerServices
 from app.settings import Settings
-from tests.api.test_transactions import INSTANT, available, opened, sent
+from tests.api.test_transactions import INSTANT, available, opened, sent, told
 from tests.conftest import serving
 
 TRANSFERS, GROUPS = "/api/v1/transfers", "/api/v1/groups"
@@ -171,16 +171,8 @@ async def test_what_is_refused_says_why_and_changes_nothing(
     await opened(api, "JPY", opening_balance="0", currency="JPY")
     alone = await post(api, {**transfer(), **fields}, key="k")
     group = await post(api, transfer(), {**transfer(), **fields}, key="g")
-    assert (alone.status_code, alone.json()["code"], alone.json()["pointer"]) == (
-        status,
-        code,
-        pointer,
-    )
-    assert (group.status_code, group.json()["code"], group.json()["pointer"]) == (
-        status,
-        code,
-        f"/transfers/1{pointer}",
-    )
+    assert told(alone) == (status, code, pointer)
+    assert told(group) == (status, code, f"/transfers/1{pointer}")
     assert [await available(api, each) for each in "AB"] == ["100.00", "0.00"]
     assert (await post(api, transfer(), key="k")).status_code == 201
 

@@ -12,7 +12,7 @@ from app import limits
 from app.bootstrap import WorkerServices
 from app.settings import Settings
 from tests.api.test_holds import act, hold
-from tests.api.test_transactions import opened, sent
+from tests.api.test_transactions import opened, sent, told
 from tests.conftest import eventually
 from tests.receiver import (
     WEBHOOKS,
@@ -342,8 +342,7 @@ async def test_a_webhook_that_makes_no_sense_is_refused(
     pointer: str,
 ) -> None:
     answer = await api.post(WEBHOOKS, json=body)
-    problem = answer.json()
-    assert (answer.status_code, problem["code"], problem["pointer"]) == (status, code, pointer)
+    assert told(answer) == (status, code, pointer)
     assert await database.fetchval("SELECT count(*) FROM webhooks") == 0
     assert await database.fetchval("SELECT count(*) FROM event_cursors") == 2
 

@@ -32,6 +32,7 @@ BINARY = shutil.which("nats-server") or shutil.which(
     "nats-server", path=str(Path(sys.executable).parent)
 )
 OUTSIDE = os.environ.get("NATS_URL", "")
+# Without one there is nothing to test against: no stand-in has streams of its own.
 pytestmark = pytest.mark.skipif(
     not BINARY and not OUTSIDE, reason="no nats-server is installed and NATS_URL is not set"
 )
