@@ -29,16 +29,21 @@ from app.ledger.account_schemas import (
     accounts_answer,
 )
 from app.ledger.codes import Frozen
+from app.ledger.dry_run_schemas import DryRunAnswer, dry_run_answer
 from app.ledger.model import AccountDetails, AccountFilter
 from app.ledger.parameters import (
     ACCOUNT_PROBLEMS,
+    DRY_RUN,
     ETAG_HEADER,
+    FORESEEN,
+    HAS_DRY_RUN,
     IF_MATCH_HEADER,
     LIST_PARAMETERS,
     METADATA_PREFIX,
     REPLAYED,
     REPLAYED_HEADER,
     AccountIdPath,
+    is_dry_run,
 )
 
 _decode_account = msgspec.json.Decoder(AccountBody)
@@ -54,13 +59,17 @@ _ETAGS_LENGTH_MAX = 1_000
     "/api/v1/accounts",
     summary="Open an account",
     response_headers=[REPLAYED_HEADER, ETAG_HEADER],
-    operation_class=described_body(AccountBody),
-    responses=documented(201, AccountAnswer, WRITE_PROBLEMS),
+    opt=HAS_DRY_RUN,
+    operation_class=described_body(AccountBody, DRY_RUN),
+    responses=documented(201, AccountAnswer, WRITE_PROBLEMS) | FORESEEN,
 )
 async def post_account(request: HttpRequest, state: State) -> Response[bytes]:
     """Open an account; an opening balance is a credit from the currency's external account."""
     body = await read_json(request, _decode_account)
-    details, replayed = await state.ledger.open_account(body.to_request(state.default_currency))
+    wanted, ledger = body.to_request(state.default_currency), state.ledger
+    if is_dry_run(request):
+        return json_answer(dry_run_answer(await ledger.foresee_account(wanted)))
+    details, replayed = await ledger.open_account(wanted)
     headers = {"ETag": details.etag, **(REPLAYED if replayed else {})}
     return json_answer(account_answer(details), 201, headers)
 
@@ -81,8 +90,9 @@ async def get_account(account_id: AccountIdPath, state: State) -> Response[bytes
     "/api/v1/accounts/{account_id:str}",
     summary="Change, freeze or close an account",
     response_headers=[ETAG_HEADER],
-    operation_class=described_body(AccountChangeBody, IF_MATCH_HEADER),
-    responses=documented(200, AccountAnswer, (*WRITE_PROBLEMS, 412)),
+    opt=HAS_DRY_RUN,
+    operation_class=described_body(AccountChangeBody, IF_MATCH_HEADER, DRY_RUN),
+    responses=documented(200, AccountAnswer | DryRunAnswer, (*WRITE_PROBLEMS, 412)),
 )
 async def patch_account(
     account_id: AccountIdPath, request: HttpRequest, state: State
@@ -95,6 +105,8 @@ async def patch_account(
     """
     body = await read_json(request, _decode_change)
     change = body.to_change(_config_versions(request.headers.get("if-match")))
+    if is_dry_run(request):
+        return json_answer(dry_run_answer(await state.ledger.foresee_change(account_id, change)))
     details: AccountDetails = await state.ledger.change_account(account_id, change)
     return json_answer(account_answer(details), headers={"ETag": details.etag})
 

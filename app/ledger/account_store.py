@@ -1,5 +1,8 @@
 """What PostgreSQL is asked about changing and listing accounts."""
 
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, NamedTuple
+
 import msgspec
 
 from app import limits
@@ -10,23 +13,29 @@ from app.ledger.outcomes import ChangeOutcome
 from app.ledger.store import QUERIES, SHARD, LedgerStore, details_of, encode_json
 
 
-async def send_change(
-    store: LedgerStore,
-    ruling: Ruling,
-    attempt_id: int,
-    account_id: str,
-    change: AccountChange,
-    limit_minor: int | None,
-    available_minor: int | None,
-) -> ChangeOutcome:
-    """Send an attempt to change an account once; see `LedgerStore.fetch_once` for what it raises.
+class SaidChange(NamedTuple):
+    """An attempt to change an account under a ruling; `limit_minor` is the new limit."""
 
-    `limit_minor` is the new limit, and `available_minor` what Redis has now that nothing is in
-    flight; None where PostgreSQL decides.
+    ruling: Ruling
+    attempt_id: int
+    account_id: str
+    change: AccountChange
+    limit_minor: int | None
+
+
+async def send_change(
+    fetch: Callable[..., Awaitable[Sequence[Any]]], said: SaidChange, available_minor: int | None
+) -> ChangeOutcome:
+    """Send an attempt to change an account once, by `LedgerStore.fetch_once` or `fetch_undone`; see
+    there for what it raises.
+
+    `available_minor` is what Redis has now that nothing is in flight; None where PostgreSQL
+    decides.
     """
+    ruling, attempt_id, account_id, change, limit_minor = said
     metadata = None if change.metadata is None else encode_json(change.metadata).decode()
     versions = None if change.config_versions is None else list(change.config_versions)
-    rows = await store.fetch_once(
+    rows = await fetch(
         QUERIES["change_account"],
         SHARD,
         ruling.epoch,

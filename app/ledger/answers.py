@@ -8,7 +8,7 @@ from app import errors
 from app.kit.ids import AssignedIds
 from app.kit.money import decimal_text
 from app.ledger.codes import EntryStatus, Mode, Refused
-from app.ledger.item import Item, effective_before
+from app.ledger.item import Item, effective_before, identities_of
 from app.ledger.model import Transaction
 from app.ledger.outcomes import DecidedOutcome, JournalOutcome
 from app.ledger.store import LedgerStore, accepted_ms
@@ -69,6 +69,22 @@ def told_word(item: Item, word: str, available_minor: int | None) -> str:
     wanted = item.expected[1] if item.expected else None
     is_below = wanted is not None and available_minor is not None and available_minor < wanted
     return Refused.AVAILABLE_BELOW_EXPECTED if is_below else Refused.INSUFFICIENT_AVAILABLE
+
+
+async def answer_known(store: LedgerStore, items: Sequence[Item]) -> bool:
+    """Answer items whose names were used before; False when none was."""
+    identities = identities_of(items)
+    if not identities:
+        return False
+    found = await store.transactions_by_identity(identities)
+    taken = await store.requests_by_identity(identities)
+    if taken.keys() != found.keys():
+        # Some may have been accepted since.
+        found = await store.transactions_by_identity(identities)
+    for item in items:
+        if not item.answer_from(found) and any(each in taken for each in item.identities):
+            item.fail(errors.IdempotencyKeyReused())
+    return bool(found or taken)
 
 
 async def why_taken(store: LedgerStore, item: Item) -> errors.LedgerError:

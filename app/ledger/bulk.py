@@ -6,12 +6,17 @@ one that has a single key, is decided in a batch of its own.
 
 import asyncio
 import hashlib
-from collections.abc import Mapping, Sequence
-from datetime import UTC
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from uuid import UUID
+
+import msgspec
 
 from app import errors, limits
+from app.ledger.answers import JournaledBatch
 from app.ledger.batcher import Batcher
-from app.ledger.codes import Extent
+from app.ledger.codes import Extent, Mode
+from app.ledger.dry_run import DryRun
 from app.ledger.item import Item, Tally
 from app.ledger.model import Acceptance, Account, Identity, TransactionRequest
 from app.ledger.part import Part
@@ -19,6 +24,22 @@ from app.ledger.store import encode_json
 
 Asked = Sequence[TransactionRequest | errors.LedgerError]
 Answered = list[Acceptance | errors.LedgerError]
+
+
+class ForeseenItem(msgspec.Struct, frozen=True):
+    """One of many transactions that would be accepted, or the one that was accepted before."""
+
+    is_replayed: bool
+    transaction_id: UUID | None = None
+
+
+class ForeseenBulk(msgspec.Struct, frozen=True):
+    """What would become of each transaction, in order, and what accounts could spend afterwards,
+    in minor units.
+    """
+
+    answers: list[ForeseenItem | errors.LedgerError]
+    available_minor: dict[Account, int]
 
 
 class BulkRequest:
@@ -92,39 +113,80 @@ class BulkRequest:
 
     async def answer(self, batcher: Batcher[Item]) -> Answered:
         """Have everything decided; raises what refuses the request as a whole."""
-        if self._items and not (self._atomic and self._answers):
+        if self._may_be_decided:
             await self._decide(batcher)
-        return [self._answer_of(position) for position in range(len(self._asked))]
+        answers = [self._answer_of(position) for position in range(len(self._asked))]
+        return [errors.OthersRefused() if each is None else each for each in answers]
 
-    def _answer_of(self, position: int) -> Acceptance | errors.LedgerError:
+    async def foresee(self, dry_run: DryRun) -> ForeseenBulk:
+        """Say what would become of everything now, as `answer` would."""
+        available: dict[Account, int] = {}
+        repeats: dict[Item, Item] = {}
+        if self._may_be_decided:
+            parts = self._parts()
+            repeats = {} if parts else _repeats(self._items.values())
+            firsts = [item for item in self._items.values() if item not in repeats]
+            available = await dry_run.foresee_each(firsts, list(parts.values()))
+            self._note_not_found(parts)
+            for item, first in repeats.items():
+                _answer_repeat(item, first)
+        answers = [self._answer_of(position) for position in range(len(self._asked))]
+        is_refused = self._atomic and any(isinstance(each, errors.LedgerError) for each in answers)
+        foreseen: list[ForeseenItem | errors.LedgerError] = []
+        for position, answer in enumerate(answers):
+            if isinstance(answer, errors.LedgerError):
+                foreseen.append(answer)
+            elif isinstance(answer, Acceptance):
+                foreseen.append(ForeseenItem(True, answer.transaction.transaction_id))
+            elif is_refused:
+                foreseen.append(errors.OthersRefused())
+            else:
+                foreseen.append(ForeseenItem(self._items[position] in repeats))
+        return ForeseenBulk(foreseen, available)
+
+    @property
+    def _may_be_decided(self) -> bool:
+        return bool(self._items) and not (self._atomic and self._answers)
+
+    def _answer_of(self, position: int) -> Acceptance | errors.LedgerError | None:
+        """The answer to one transaction; None where it has none."""
         if position in self._answers:
             return self._answers[position]
         future = self._items[position].future
         if not future.done():
-            return errors.OthersRefused()
+            return None
         error = future.exception()
         return future.result() if error is None else _known(error)
 
     async def _decide(self, batcher: Batcher[Item]) -> None:
-        loop = asyncio.get_running_loop()
-        if self._atomic or self._key is not None:
-            size = len(self._asked) if self._atomic else limits.PART_ITEMS
-            parts = {
-                first: self._part(first, size, loop.create_future())
-                for first in range(0, len(self._asked), size)
-                if any(position in self._items for position in range(first, first + size))
-            }
+        parts = self._parts()
+        if parts:
             batcher.begin_all(list(parts.values()))
             for part in parts.values():
                 await part.future
-            for first, part in parts.items():
-                for position in part.not_found_before:
-                    self._answers[first + position] = errors.AccountNotFound(pointer="/account_id")
+            self._note_not_found(parts)
             return
         items = list(self._items.values())
-        tally = Tally(items, loop.create_future())
+        tally = Tally(items, asyncio.get_running_loop().create_future())
         batcher.begin_all(items)
         await tally.future
+
+    def _parts(self) -> dict[int, Part]:
+        """What the items go in by the position it begins at; none where each goes on its own."""
+        if not self._atomic and self._key is None:
+            return {}
+        create_future = asyncio.get_running_loop().create_future
+        size = len(self._asked) if self._atomic else limits.PART_ITEMS
+        return {
+            first: self._part(first, size, create_future())
+            for first in range(0, len(self._asked), size)
+            if any(position in self._items for position in range(first, first + size))
+        }
+
+    def _note_not_found(self, parts: Mapping[int, Part]) -> None:
+        for first, part in parts.items():
+            for position in part.not_found_before:
+                self._answers[first + position] = errors.AccountNotFound(pointer="/account_id")
 
     def _part(self, first: int, size: int, future: "asyncio.Future[None]") -> Part:
         """Make the part that begins at a position; its own positions count from 0 again."""
@@ -142,6 +204,34 @@ class BulkRequest:
             digest=self._digest if key is not None else None,
             not_found=[each - first for each in positions if each in self._not_found],
         )
+
+
+def _repeats(items: Iterable[Item]) -> dict[Item, Item]:
+    """Items that use a name of an earlier one, with that one."""
+    firsts: dict[Identity, Item] = {}
+    repeats: dict[Item, Item] = {}
+    for item in items:
+        named = [firsts[each] for each in item.identities if each in firsts]
+        if named:
+            repeats[item] = named[0]
+        for each in item.identities:
+            firsts.setdefault(each, named[0] if named else item)
+    return repeats
+
+
+def _answer_repeat(item: Item, first: Item) -> None:
+    """Answer an item, unless it would repeat what was foreseen for one with a name of its."""
+    error = first.future.exception() if first.future.done() else None
+    if isinstance(error, errors.LedgerError):
+        item.fail(error)
+    elif first.accepted is not None:
+        item.answer_from(dict.fromkeys(first.identities, first.accepted))
+    elif not set(item.identities) <= set(first.identities):
+        item.fail(errors.IdempotencyIdentityConflict())
+    else:
+        done = JournaledBatch(0, Mode.POSTGRES, 0, datetime.now(UTC)).transaction(first, 0)
+        if not item.is_repetition_of(done):
+            item.fail(errors.IdempotencyKeyReused())
 
 
 def _digest(atomic: bool, asked: Asked) -> bytes:

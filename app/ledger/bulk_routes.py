@@ -18,9 +18,16 @@ from app.infra.http import (
     read_in_time,
 )
 from app.kit.decoding import check_json_type, decode_json, decode_msgpack, idempotency_key
-from app.ledger.bulk import Answered
-from app.ledger.bulk_schemas import BulkAnswer, BulkAnswerView, BulkBody, bulk_results
-from app.ledger.parameters import KEY_HEADER
+from app.ledger.bulk_schemas import (
+    BulkAnswer,
+    BulkAnswerView,
+    BulkBody,
+    BulkDryRunAnswer,
+    BulkDryRunView,
+    bulk_dry_run_answer,
+    bulk_results,
+)
+from app.ledger.parameters import DRY_RUN, HAS_DRY_RUN, KEY_HEADER, is_dry_run
 
 BULK_PATH = "/api/v1/transactions"
 _MSGPACK = "application/msgpack"
@@ -33,15 +40,17 @@ _documented = documented(201, BulkAnswerView, WRITE_PROBLEMS)
 @post(
     BULK_PATH,
     summary="Debit or credit accounts, up to 8,000 transactions at once",
-    operation_class=described_body(BulkBody, KEY_HEADER, media_types=(JSON, _MSGPACK)),
+    opt=HAS_DRY_RUN,
+    operation_class=described_body(BulkBody, KEY_HEADER, DRY_RUN, media_types=(JSON, _MSGPACK)),
     request_max_body_size=limits.REQUEST_BYTES_MAX,
-    responses=_documented | documented(200, BulkAnswerView, ()),
+    responses=_documented | documented(200, BulkAnswerView | BulkDryRunView, ()),
 )
 async def post_transactions(request: HttpRequest, state: State) -> Response[bytes]:
     """Each transaction stands alone unless `atomic`. 201: all were accepted and are durable. 200:
     some were not, and `results` say which. A request that is named by its `Idempotency-Key` is
     answered again as it was, a thousand transactions at a time, where any of them were accepted.
     """
+    is_dry = is_dry_run(request)
     content_type = request.headers.get("content-type", "")
     is_packed = content_type.lower() == _MSGPACK
     if not is_packed:
@@ -52,16 +61,19 @@ async def post_transactions(request: HttpRequest, state: State) -> Response[byte
         raise errors.BodyTooLarge from exc
     sent = decode_msgpack(_decode_packed, body) if is_packed else decode_json(_decode_bulk, body)
     key = idempotency_key(request.headers.get("idempotency-key"))
-    answers: Answered = await state.ledger.post_transactions(
-        sent.to_asked(key), key, atomic=sent.atomic
-    )
+    asked, ledger = sent.to_asked(key), state.ledger
+    answer: BulkAnswer | BulkDryRunAnswer
+    if is_dry:
+        foreseen = await ledger.foresee_transactions(asked, key, atomic=sent.atomic)
+        answers, answer = foreseen.answers, bulk_dry_run_answer(foreseen)
+    else:
+        answers = await ledger.post_transactions(asked, key, atomic=sent.atomic)
+        answer = BulkAnswer(results=bulk_results(answers))
     refused = {n: each for n, each in enumerate(answers) if isinstance(each, errors.LedgerError)}
-    results = bulk_results(answers)
     if sent.atomic or len(refused) == len(answers):
-        _raise_as_one(refused, results, atomic=sent.atomic)
-    answer = BulkAnswer(results=results)
+        _raise_as_one(refused, answer.results, atomic=sent.atomic)
     content, media_type = (_encode_packed, _MSGPACK) if is_packed else (encode, JSON)
-    status = 200 if refused else 201
+    status = 200 if refused or is_dry else 201
     return Response(content(answer), status_code=status, media_type=media_type)
 
 

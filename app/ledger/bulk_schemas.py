@@ -1,6 +1,6 @@
 """The wire of bulk requests, in JSON or MessagePack."""
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 from uuid import UUID
 
 import msgspec
@@ -9,8 +9,9 @@ from msgspec import UNSET, Meta, UnsetType
 from app import errors, limits
 from app.infra.http import problem_content
 from app.kit.decoding import idempotency_key
-from app.ledger.bulk import Answered, Asked
+from app.ledger.bulk import Answered, Asked, ForeseenBulk
 from app.ledger.codes import Direction, Mode
+from app.ledger.dry_run_schemas import ForeseenAccount, foreseen_accounts
 from app.ledger.model import Acceptance, TransactionRequest
 from app.ledger.schemas import TransactionBody, instant, instant_or_unset, ordered_metadata
 
@@ -89,6 +90,26 @@ class BulkAnswer(msgspec.Struct, kw_only=True):
     results: list[AcceptedResult | RefusedResult]
 
 
+class ForeseenResult(msgspec.Struct, kw_only=True):
+    """What would become of a transaction that would not be refused; `replayed` when it was accepted
+    before, or would be by an earlier one of the request.
+    """
+
+    success: bool = True
+    replayed: bool
+    transaction_id: UUID | None = None
+
+
+class BulkDryRunAnswer(msgspec.Struct, kw_only=True):
+    """What would become of each transaction, in order, and what that leaves; nothing was
+    changed.
+    """
+
+    dry_run: Literal[True] = True
+    results: list[ForeseenResult | RefusedResult]
+    accounts: list[ForeseenAccount]
+
+
 class BulkResultView(msgspec.Struct, kw_only=True):
     """One result, for the API document: the transaction or its problem."""
 
@@ -96,6 +117,25 @@ class BulkResultView(msgspec.Struct, kw_only=True):
     transaction: BulkTransactionView | None = None
     replayed: bool | None = None
     problem: dict[str, Any] | None = None
+
+
+class ForeseenResultView(msgspec.Struct, kw_only=True):
+    """One result of a dry run, for the API document: what would be accepted, or the problem."""
+
+    success: bool
+    replayed: bool | None = None
+    transaction_id: UUID | None = None
+    problem: dict[str, Any] | None = None
+
+
+class BulkDryRunView(msgspec.Struct, kw_only=True):
+    """What would become of each transaction, in order, and what that leaves; nothing was
+    changed.
+    """
+
+    dry_run: Literal[True]
+    results: list[ForeseenResultView]
+    accounts: list[ForeseenAccount]
 
 
 class BulkAnswerView(msgspec.Struct, kw_only=True):
@@ -110,6 +150,19 @@ def bulk_results(answers: Answered) -> list[AcceptedResult | RefusedResult]:
         _refused(answer, position) if isinstance(answer, errors.LedgerError) else _accepted(answer)
         for position, answer in enumerate(answers)
     ]
+
+
+def bulk_dry_run_answer(foreseen: ForeseenBulk) -> BulkDryRunAnswer:
+    """Show what would become of each transaction."""
+    return BulkDryRunAnswer(
+        results=[
+            _refused(answer, position)
+            if isinstance(answer, errors.LedgerError)
+            else ForeseenResult(replayed=answer.is_replayed, transaction_id=answer.transaction_id)
+            for position, answer in enumerate(foreseen.answers)
+        ],
+        accounts=foreseen_accounts(foreseen.available_minor),
+    )
 
 
 def _accepted(acceptance: Acceptance) -> AcceptedResult:

@@ -14,13 +14,13 @@ import logging
 from app import errors, limits
 from app.kit.ids import AttemptNumbers
 from app.kit.money import decimal_text, minor_units
-from app.ledger.account_store import send_change
+from app.ledger.account_store import SaidChange, send_change
 from app.ledger.admission import CHANGING, Admission, Fenced, LostData, Slot
 from app.ledger.codes import Changed, Inspected, Mode
 from app.ledger.flights import FlightRecord
 from app.ledger.keys import account_key
 from app.ledger.mode import ModeKeeper, Ruling
-from app.ledger.model import AccountChange, AccountDetails
+from app.ledger.model import Account, AccountChange, AccountDetails
 from app.ledger.outcomes import ChangeOutcome
 from app.ledger.store import SHARD, LedgerStore
 
@@ -72,6 +72,26 @@ class AccountChanges:
         self._tasks.add(task)
         task.add_done_callback(self._ended)
         return await asyncio.shield(task)
+
+    async def foresee(self, account_id: str, change: AccountChange) -> tuple[Account, int]:
+        """Have PostgreSQL decide a change and take it back, or raise why it would be refused;
+        returns the account and how much more it would have to spend, in minor units.
+
+        It decides by what it knows, as in mode `postgres`: nothing is stopped, and what Redis has
+        in flight is not seen.
+        """
+        ruling = self._mode.current
+        before = await self._read(account_id)
+        limit_minor = _limit_minor(before, change)
+        more_minor = 0 if limit_minor is None else limit_minor - before.credit_limit_minor
+        if not _is_answered(before, change, limit_minor):
+            one = _Change(ruling, self._attempts.draw(), before, change, limit_minor, 0.0)
+            outcome = await send_change(self._store.fetch_undone, one.said, None)
+            if outcome.word in (Changed.FENCED, Changed.BUSY):
+                raise errors.AccountBusy
+            if outcome.word not in _DONE:
+                raise one.refusal(outcome)
+        return before.account, more_minor
 
     def _ended(self, task: "asyncio.Task[AccountDetails]") -> None:
         self._tasks.discard(task)
@@ -186,15 +206,7 @@ class AccountChanges:
         loop, pause, unsure = asyncio.get_running_loop(), _PAUSE_S, False
         while True:
             try:
-                outcome = await send_change(
-                    self._store,
-                    one.ruling,
-                    one.attempt_id,
-                    one.account_id,
-                    one.change,
-                    one.limit_minor,
-                    available_minor,
-                )
+                outcome = await send_change(self._store.fetch_once, one.said, available_minor)
                 if outcome.word is not Changed.BUSY:
                     return outcome
                 failure: Exception = errors.AccountBusy()
@@ -279,8 +291,8 @@ class _Change:
         self.ruling = ruling
         self.attempt_id = attempt_id
         self.account_id = before.account.account_id
-        self.change = change
         self.limit_minor = limit_minor
+        self.said = SaidChange(ruling, attempt_id, self.account_id, change, limit_minor)
         self.deadline = deadline
         self._exponent = before.account.exponent
 

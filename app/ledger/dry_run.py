@@ -11,12 +11,13 @@ from typing import Any, Protocol
 import msgspec
 
 from app import errors, limits
-from app.ledger.answers import refusal
+from app.ledger.answers import answer_known, fail, refusal
 from app.ledger.codes import Decided, Mode
 from app.ledger.group_store import FindAccepted
 from app.ledger.item import Item
 from app.ledger.mode import ModeKeeper
 from app.ledger.model import HOLDING_PREFIX, Account, Identity
+from app.ledger.part import Part, answer_part_again
 from app.ledger.store import LedgerStore
 from app.ledger.unit import Leg
 
@@ -53,6 +54,15 @@ class DryRun:
         self._store = store
         self._mode = mode
 
+    def require_open(self) -> None:
+        """Refuse what is refused while this instance decides nothing; raises `InstanceOutdated` or
+        `LedgerClosed`.
+        """
+        if self._mode.is_outdated:
+            raise errors.InstanceOutdated
+        if self._mode.current.mode is Mode.CLOSED:
+            raise errors.LedgerClosed
+
     async def foresee(self, asked: Asked, items: Sequence[Item], find: FindAccepted) -> Foreseen:
         """Say what would become of an item, or of a unit with its items; raises what it would be
         refused with.
@@ -65,16 +75,67 @@ class DryRun:
             if asked.answer_from(await find(identities)):
                 return await self._as_before(asked, items)
             raise errors.IdempotencyKeyReused
-        if self._mode.current.mode is Mode.CLOSED:
-            raise errors.LedgerClosed
-        query, arguments = _question(items)
-        decided, rows = await self._store.foresee(query, arguments, _numbers(items))
-        _refuse(items, decided)
-        available = _available(items, rows)
-        for item in items:
-            if item.account in available:
-                available[item.account] += item.change_minor
+        self.require_open()
+        available, short = await self._decide(items, items)
+        _refuse_short(short)
+        if asked.future.done():
+            asked.future.result()
         return Foreseen(None, available)
+
+    async def foresee_each(
+        self, items: Sequence[Item], parts: Sequence[Part]
+    ) -> dict[Account, int]:
+        """Answer those of many items that are repetitions or would be refused, and leave without an
+        answer those that would be accepted; returns what accounts would have.
+
+        `parts` are what the items go in, if they do not go each on its own.
+        """
+        if parts:
+            for part in parts:
+                await answer_part_again(self._store, part)
+        else:
+            await answer_known(self._store, items)
+        undecided = [item for item in items if not item.future.done()]
+        try:
+            self.require_open()
+        except errors.Unavailable as error:
+            fail(undecided, error)
+            undecided = []
+        available, short = await self._decide(undecided, items)
+        if parts:
+            # What a part credits funds none of its debits.
+            _refuse_short(short)
+            return available
+        for item, _ in short:
+            _decide_funded(item, available)
+        return available
+
+    async def available(self, account: Account) -> int:
+        """What an account has to spend now, in minor units."""
+        _, rows = await self._store.foresee(None, (), [account.account_no])
+        return int(rows[0]["available_minor"])
+
+    async def _decide(
+        self, undecided: Sequence[Item], items: Sequence[Item]
+    ) -> tuple[dict[Account, int], list[tuple[Item, int]]]:
+        """Answer those that would be refused; returns what the accounts of all items would have,
+        and, with what it met, each that would need what is credited before it.
+        """
+        query, arguments = _question(undecided) if undecided else (None, ())
+        decided, rows = await self._store.foresee(query, arguments, _numbers(items))
+        available = _available(items, rows)
+        short: list[tuple[Item, int]] = []
+        words, figures = (decided["words"], decided["availables"]) if decided else ((), ())
+        for item, word, figure in zip(undecided, words, figures, strict=True):
+            if word == Decided.ADMITTED:
+                _move(item, available)
+            elif word == Decided.CREDIT_IN_FLIGHT:
+                short.append((item, int(figure)))
+            elif word == Decided.UNKNOWN_ACCOUNT:
+                item.fail(errors.AccountNotFound(pointer="/account_id"))
+            elif word != Decided.GROUP_REFUSED:  # another item of the group says why
+                item.fail(refusal(item, word, None if figure is None else int(figure)))
+        return available, short
 
     async def _as_before(self, asked: Asked, items: Sequence[Item]) -> Foreseen:
         """Say that a request was accepted before, and what its accounts have now."""
@@ -96,6 +157,11 @@ def _available(items: Sequence[Item], rows: Sequence[Any]) -> dict[Account, int]
     }
 
 
+def _move(item: Item, available: dict[Account, int]) -> None:
+    if item.account in available:
+        available[item.account] += item.change_minor
+
+
 def _question(items: Sequence[Item]) -> tuple[str, tuple[Any, ...]]:
     """The query that decides items, and its arguments."""
     account_nos = [item.account.account_no for item in items]
@@ -107,12 +173,16 @@ def _question(items: Sequence[Item]) -> tuple[str, tuple[Any, ...]]:
     return "foresee_items", (*columns, versions, [available for _, available in expected])
 
 
-def _refuse(items: Sequence[Item], decided: Any) -> None:
-    """Raise what the first item at fault would be refused with, if one would."""
-    for item, word, figure in zip(items, decided["words"], decided["availables"], strict=True):
-        if word in (Decided.ADMITTED, Decided.GROUP_REFUSED):
-            continue
-        if word == Decided.UNKNOWN_ACCOUNT:
-            raise errors.AccountNotFound(pointer="/account_id")
-        item.fail(refusal(item, word, None if figure is None else int(figure)))
-        item.future.result()
+def _refuse_short(short: Sequence[tuple[Item, int]]) -> None:
+    """Refuse what lacks something that would be credited with it."""
+    for item, available_minor in short:
+        item.fail(refusal(item, Decided.CREDIT_IN_FLIGHT, available_minor))
+
+
+def _decide_funded(item: Item, available: dict[Account, int]) -> None:
+    """Decide what needs credits of the same request, which are durable by the time of it."""
+    has_minor, least = available[item.account], item.expected[1] if item.expected else None
+    if has_minor < -item.change_minor or (least is not None and has_minor < least):
+        item.fail(refusal(item, Decided.CREDIT_IN_FLIGHT, has_minor))
+    else:
+        _move(item, available)

@@ -1,6 +1,5 @@
 """Holds over HTTP."""
 
-from collections.abc import Awaitable
 from typing import Annotated
 
 import msgspec
@@ -21,6 +20,7 @@ from app.infra.http import (
 )
 from app.kit.decoding import idempotency_key
 from app.ledger.codes import HoldStatus
+from app.ledger.dry_run_schemas import DryRunAnswer, dry_run_answer
 from app.ledger.hold_schemas import (
     CaptureBody,
     HoldBody,
@@ -29,16 +29,22 @@ from app.ledger.hold_schemas import (
     ReleaseBody,
     hold_view,
 )
+from app.ledger.hold_service import Holds
 from app.ledger.holds import HoldAcceptance
 from app.ledger.parameters import (
     ACCOUNT_PROBLEMS,
+    DRY_RUN,
+    FORESEEN,
+    HAS_DRY_RUN,
     KEY_HEADER,
     REPLAYED,
     REPLAYED_HEADER,
     PageCursor,
     PageLimit,
+    is_dry_run,
     uuid_of,
 )
+from app.ledger.schemas import refusals
 
 _decode_hold = msgspec.json.Decoder(HoldBody)
 _decode_capture = msgspec.json.Decoder(CaptureBody)
@@ -50,16 +56,22 @@ HoldIdPath = Annotated[str, PathParameter(description="The hold's UUID")]
     "/api/v1/holds",
     summary="Hold an amount",
     response_headers=[REPLAYED_HEADER],
-    operation_class=described_body(HoldBody, KEY_HEADER),
-    responses=documented(201, HoldView, WRITE_PROBLEMS),
+    opt=HAS_DRY_RUN,
+    operation_class=described_body(HoldBody, KEY_HEADER, DRY_RUN),
+    responses=documented(201, HoldView, WRITE_PROBLEMS) | FORESEEN,
 )
 async def post_hold(request: HttpRequest, state: State) -> Response[bytes]:
     """Set an amount aside: it can be spent no more until it is captured, released, or its time is
     up. 201 means it is durable.
     """
-    body = await read_json(request, _decode_hold)
-    key = idempotency_key(request.headers.get("idempotency-key"))
-    return await _answered(state.ledger.holds.place(body.to_request(), key), 201)
+    holds: Holds = state.ledger.holds
+    with refusals():
+        body = await read_json(request, _decode_hold)
+        key = idempotency_key(request.headers.get("idempotency-key"))
+        wanted = body.to_request()
+        if is_dry_run(request):
+            return json_answer(dry_run_answer(await holds.foresee_place(wanted, key)))
+        return _answered(await holds.place(wanted, key), 201)
 
 
 @post(
@@ -67,17 +79,22 @@ async def post_hold(request: HttpRequest, state: State) -> Response[bytes]:
     status_code=200,
     summary="Capture what is held",
     response_headers=[REPLAYED_HEADER],
-    operation_class=described_body(CaptureBody, KEY_HEADER),
-    responses=documented(200, HoldView, WRITE_PROBLEMS),
+    opt=HAS_DRY_RUN,
+    operation_class=described_body(CaptureBody, KEY_HEADER, DRY_RUN),
+    responses=documented(200, HoldView | DryRunAnswer, WRITE_PROBLEMS),
 )
 async def post_capture(hold_id: HoldIdPath, request: HttpRequest, state: State) -> Response[bytes]:
     """Give what is held to whom it is for: all of it, or an amount, several times until one is
     final. What a final capture leaves is released. Nothing is captured once its time is up.
     """
-    body = await read_optional_json(request, _decode_capture)
-    key = idempotency_key(request.headers.get("idempotency-key"))
-    wanted = uuid_of(hold_id, "/hold_id")
-    return await _answered(state.ledger.holds.capture(wanted, body.to_request(), key), 200)
+    holds: Holds = state.ledger.holds
+    with refusals():
+        body = await read_optional_json(request, _decode_capture)
+        key = idempotency_key(request.headers.get("idempotency-key"))
+        act = (uuid_of(hold_id, "/hold_id"), body.to_request(), key)
+        if is_dry_run(request):
+            return json_answer(dry_run_answer(*await holds.foresee_capture(*act)))
+        return _answered(await holds.capture(*act), 200)
 
 
 @post(
@@ -85,15 +102,20 @@ async def post_capture(hold_id: HoldIdPath, request: HttpRequest, state: State) 
     status_code=200,
     summary="Release what is held",
     response_headers=[REPLAYED_HEADER],
-    operation_class=described_body(ReleaseBody, KEY_HEADER),
-    responses=documented(200, HoldView, WRITE_PROBLEMS),
+    opt=HAS_DRY_RUN,
+    operation_class=described_body(ReleaseBody, KEY_HEADER, DRY_RUN),
+    responses=documented(200, HoldView | DryRunAnswer, WRITE_PROBLEMS),
 )
 async def post_release(hold_id: HoldIdPath, request: HttpRequest, state: State) -> Response[bytes]:
     """Give back all that is held still; the hold ends."""
-    await read_optional_json(request, _decode_release)
-    key = idempotency_key(request.headers.get("idempotency-key"))
-    wanted = uuid_of(hold_id, "/hold_id")
-    return await _answered(state.ledger.holds.release(wanted, key), 200)
+    holds: Holds = state.ledger.holds
+    with refusals():
+        await read_optional_json(request, _decode_release)
+        key = idempotency_key(request.headers.get("idempotency-key"))
+        act = (uuid_of(hold_id, "/hold_id"), key)
+        if is_dry_run(request):
+            return json_answer(dry_run_answer(*await holds.foresee_release(*act)))
+        return _answered(await holds.release(*act), 200)
 
 
 @get(
@@ -126,6 +148,5 @@ async def get_holds(
     return json_answer(answer)
 
 
-async def _answered(act: Awaitable[HoldAcceptance], status: int) -> Response[bytes]:
-    accepted = await act
+def _answered(accepted: HoldAcceptance, status: int) -> Response[bytes]:
     return json_answer(hold_view(accepted.hold), status, REPLAYED if accepted.replayed else None)

@@ -7,6 +7,8 @@ only to that version of it; when another act came first, it is computed anew.
 import asyncio
 import random
 from collections.abc import Callable, Sequence
+from functools import partial
+from typing import NamedTuple
 from uuid import UUID
 
 import msgspec
@@ -18,6 +20,7 @@ from app.kit.money import minor_units
 from app.ledger.accounts import KnownAccounts, answered_by
 from app.ledger.batcher import Batcher
 from app.ledger.codes import HoldKind, HoldStatus
+from app.ledger.dry_run import DryRun, Foreseen
 from app.ledger.group_store import find_units
 from app.ledger.hold_store import read_hold, read_holds
 from app.ledger.hold_unit import (
@@ -46,6 +49,16 @@ _PAUSE_S = 0.005
 Build = Callable[[Hold, Account, Way], HoldUnit]
 
 
+class _Wanted(NamedTuple):
+    """What is to be done to a hold: what a client said of it, and how it is computed."""
+
+    hold_id: UUID
+    kind: HoldKind
+    asked: str
+    key: str | None
+    build: Build
+
+
 class Holds:
     """Sets money aside and gives it on."""
 
@@ -55,6 +68,7 @@ class Holds:
         units: Batcher[Unit],
         store: LedgerStore,
         attempts: AttemptNumbers,
+        dry_run: DryRun,
         deadline_s: float,
         *,
         requires_key: bool,
@@ -64,13 +78,33 @@ class Holds:
         self._units = units
         self._store = store
         self._attempts = attempts
+        self._dry_run = dry_run
         self._deadline_s = deadline_s
         self._requires_key = requires_key
 
     async def place(self, request: HoldRequest, key: str | None) -> HoldAcceptance:
         """Hold an amount: set aside durably when this returns, or refused with an error."""
+        way = self._named_way(key, request)
+        account, credit = await self._sides(request, way)
+        holding = await self._holding(account, way)
+        accepted: HoldAcceptance = await self._units.begin(
+            placing(request, account, credit, holding, way)
+        )
+        return accepted
+
+    async def foresee_place(self, request: HoldRequest, key: str | None) -> Foreseen:
+        """Say what `place` would do now; raises what it would raise."""
+        way = self._named_way(key, request)
+        account, credit = await self._sides(request, way)
+        holding = await self._found_holding(account, way)
+        return await self._foresee(placing(request, account, credit, holding, way))
+
+    def _named_way(self, key: str | None, request: HoldRequest) -> Way:
         self._require_name(key is not None or request.hold_id is not None)
-        way = self._way(key)
+        return self._way(key)
+
+    async def _sides(self, request: HoldRequest, way: Way) -> tuple[Account, Account | None]:
+        """The account that an amount is held on, and the one that it is for."""
         wanted = [request.account_id]
         if request.credit_account_id is not None:
             wanted.append(request.credit_account_id)
@@ -86,35 +120,27 @@ class Holds:
             if credit.currency != account.currency:
                 detail = f"One account has {account.currency}, the other {credit.currency}."
                 raise errors.CurrencyMismatch(detail, pointer="/credit_account_id")
-        holding = await self._holding(account, way)
-        accepted: HoldAcceptance = await self._units.begin(
-            placing(request, account, credit, holding, way)
-        )
-        return accepted
+        return account, credit
 
     async def capture(
         self, hold_id: UUID, request: CaptureRequest, key: str | None
     ) -> HoldAcceptance:
         """Give what is held, or some of it, to whom it is for."""
-        asked = asked_of(request)
+        return await self._act(_capture(hold_id, request, key))
 
-        def build(hold: Hold, holding: Account, way: Way) -> HoldUnit:
-            exponent = hold.account.exponent
-            amount = request.amount
-            minor = None if amount is None else minor_units(amount, exponent)
-            captured, released = hold.to_capture(minor, final=request.is_final)
-            return capturing(hold, holding, captured, released, asked, way)
-
-        return await self._act(hold_id, HoldKind.CAPTURE, asked, key, build)
+    async def foresee_capture(
+        self, hold_id: UUID, request: CaptureRequest, key: str | None
+    ) -> tuple[Foreseen, Hold]:
+        """Say what `capture` would do now, and the hold that it would leave."""
+        return await self._foresee_act(_capture(hold_id, request, key))
 
     async def release(self, hold_id: UUID, key: str | None) -> HoldAcceptance:
         """Give back all that is held still."""
+        return await self._act(_release(hold_id, key))
 
-        def build(hold: Hold, holding: Account, way: Way) -> HoldUnit:
-            hold.require_open()
-            return releasing(hold, holding, HoldKind.RELEASE, way)
-
-        return await self._act(hold_id, HoldKind.RELEASE, "", key, build)
+    async def foresee_release(self, hold_id: UUID, key: str | None) -> tuple[Foreseen, Hold]:
+        """Say what `release` would do now, and the hold that it would leave."""
+        return await self._foresee_act(_release(hold_id, key))
 
     async def read(self, hold_id: UUID) -> Hold:
         """Read a hold as it is now."""
@@ -135,27 +161,20 @@ class Holds:
         holds, last = await read_holds(self._store, account.account_no, status, after, limit)
         return holds, None if last is None else encode_cursor(last)
 
-    async def _act(
-        self, hold_id: UUID, kind: HoldKind, asked: str, key: str | None, build: Build
-    ) -> HoldAcceptance:
+    async def _act(self, wanted: _Wanted) -> HoldAcceptance:
         """Do something to a hold, computed anew when another act came first."""
-        self._require_name(key is not None)
-        deadline = self._way(key).deadline
+        self._require_name(wanted.key is not None)
+        deadline = self._way(wanted.key).deadline
         for number in range(limits.HOLD_ROUNDS_MAX):
             await asyncio.sleep(random.uniform(0, number * _PAUSE_S))  # noqa: S311 - no secret
-            way = self._way(key)._replace(deadline=deadline)
-            hold = await self.read(hold_id)
+            way = self._way(wanted.key)._replace(deadline=deadline)
+            hold = await self.read(wanted.hold_id)
             if number == 0:
                 # Its time may have come after an earlier sending was accepted: the journal tells.
                 hold = msgspec.structs.replace(hold, is_due=False)
-            try:
-                unit = build(hold, await self._holding(hold.account, way), way)
-            except errors.Rejected:
-                # What it would do may be refused because it was done before.
-                done = await self._done(hold_id, kind, asked, key)
-                if done is None:
-                    raise
-                return done
+            unit = await self._built(wanted, hold, way)
+            if isinstance(unit, HoldAcceptance):
+                return unit
             try:
                 accepted: HoldAcceptance = await self._units.begin(unit)
             except errors.HoldChanged:
@@ -163,18 +182,46 @@ class Holds:
             return accepted
         raise errors.HoldChanged
 
-    async def _done(
-        self, hold_id: UUID, kind: HoldKind, asked: str, key: str | None
-    ) -> HoldAcceptance | None:
+    async def _foresee_act(self, wanted: _Wanted) -> tuple[Foreseen, Hold]:
+        """Say what `_act` would do now; raises what it would raise."""
+        self._require_name(wanted.key is not None)
+        way = self._way(wanted.key)
+        hold = await self.read(wanted.hold_id)
+        unit = await self._built(wanted, hold, way)
+        if isinstance(unit, HoldAcceptance):
+            own = {hold.account: await self._dry_run.available(hold.account)}
+            return Foreseen(unit, own), unit.hold
+        foreseen = await self._foresee(unit)
+        if foreseen.replayed is not None:
+            return foreseen, foreseen.replayed.hold
+        act = unit.own_act
+        figures = (act.kind, act.captured_minor, act.released_minor)
+        return foreseen, hold.after(*figures, hold.updated_at, hold.mode)
+
+    async def _foresee(self, unit: HoldUnit) -> Foreseen:
+        return await self._dry_run.foresee(unit, unit.legs, partial(find_units, self._store))
+
+    async def _built(self, wanted: _Wanted, hold: Hold, way: Way) -> HoldUnit | HoldAcceptance:
+        """What is to be done to a hold as it is, or what was before under the same key."""
+        try:
+            return wanted.build(hold, await self._holding(hold.account, way), way)
+        except errors.Rejected:
+            # What it would do may be refused because it was done before.
+            done = await self._done(wanted)
+            if done is None:
+                raise
+            return done
+
+    async def _done(self, wanted: _Wanted) -> HoldAcceptance | None:
         """What an act was answered that was done before under this key; None when none was."""
-        if key is None:
+        if wanted.key is None:
             return None
-        identity = Identity.of_key(key)
+        identity = Identity.of_key(wanted.key)
         named = await find_units(self._store, [identity])
         if identity not in named:
             return None
-        found = named[identity]
-        if not isinstance(found, DoneAct) or not is_repetition(found, kind, asked, hold_id):
+        found, same = named[identity], (wanted.kind, wanted.asked, wanted.hold_id)
+        if not isinstance(found, DoneAct) or not is_repetition(found, *same):
             raise errors.IdempotencyKeyReused
         return HoldAcceptance(found.hold, replayed=True)
 
@@ -192,18 +239,44 @@ class Holds:
 
     async def _holding(self, account: Account, way: Way) -> Account:
         """The account that has what is held in a currency; it is opened for the first hold."""
-        name = holding_account_id(account.currency)
-        found = await self._found([name], way)
-        if name not in found:
+        holding = await self._found_holding(account, way)
+        if holding is None:
             request = AccountRequest(
-                account_id=name, currency=account.currency, exponent=account.exponent
+                account_id=holding_account_id(account.currency),
+                currency=account.currency,
+                exponent=account.exponent,
             )
             await self._store.open_account(request, self._attempts.draw())
-            found = await self._found([name], way)
-        holding = found.get(name)
-        if holding is None or (holding.currency, holding.exponent) != (
-            account.currency,
-            account.exponent,
-        ):
-            raise errors.InvariantViolation(f"there is no account {name} as it must be")
+            holding = await self._found_holding(account, way)
+        if holding is None:
+            raise errors.InvariantViolation("the account of what is held was not opened")
         return holding
+
+    async def _found_holding(self, account: Account, way: Way) -> Account | None:
+        name = holding_account_id(account.currency)
+        holding = (await self._found([name], way)).get(name)
+        same = (account.currency, account.exponent)
+        if holding is not None and (holding.currency, holding.exponent) != same:
+            raise errors.InvariantViolation(f"the account {name} is not as it must be")
+        return holding
+
+
+def _capture(hold_id: UUID, request: CaptureRequest, key: str | None) -> _Wanted:
+    asked = asked_of(request)
+
+    def build(hold: Hold, holding: Account, way: Way) -> HoldUnit:
+        exponent = hold.account.exponent
+        amount = request.amount
+        minor = None if amount is None else minor_units(amount, exponent)
+        captured, released = hold.to_capture(minor, final=request.is_final)
+        return capturing(hold, holding, captured, released, asked, way)
+
+    return _Wanted(hold_id, HoldKind.CAPTURE, asked, key, build)
+
+
+def _release(hold_id: UUID, key: str | None) -> _Wanted:
+    def build(hold: Hold, holding: Account, way: Way) -> HoldUnit:
+        hold.require_open()
+        return releasing(hold, holding, HoldKind.RELEASE, way)
+
+    return _Wanted(hold_id, HoldKind.RELEASE, "", key, build)

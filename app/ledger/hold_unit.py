@@ -92,7 +92,7 @@ class HoldUnit(Unit):
         return errors.HoldChanged()
 
     def _completed(self, halves: Mapping[Leg, Transaction]) -> HoldAcceptance:
-        act, first = self._act, halves[self.legs[0]]
+        act, first = self.own_act, halves[self.legs[0]]
         if self._hold is not None:
             figures = (act.kind, act.captured_minor, act.released_minor)
             hold = self._hold.after(*figures, first.accepted_at, first.mode)
@@ -113,7 +113,8 @@ class HoldUnit(Unit):
         return HoldAcceptance(hold, replayed=False)
 
     @property
-    def _act(self) -> Act:
+    def own_act(self) -> Act:
+        """What it does to a hold."""
         if self.act is None:
             raise errors.InvariantViolation("a unit of a hold has no act")
         return self.act
@@ -122,11 +123,11 @@ class HoldUnit(Unit):
         return HoldAcceptance(found.hold, replayed=True)
 
     def _as_found(self, result: HoldAcceptance) -> DoneAct:
-        act = self._act
+        act = self.own_act
         return DoneAct(kind=act.kind, asked=act.asked, hold=result.hold, attempt_id=0)
 
     def _is_repetition_of(self, found: Any) -> bool:
-        return is_repetition(found, self._act.kind, self._act.asked, self._act.hold_id)
+        return is_repetition(found, self.own_act.kind, self.own_act.asked, self.own_act.hold_id)
 
 
 def is_repetition(found: Any, kind: HoldKind, asked: str, hold_id: UUID | None) -> bool:
@@ -139,9 +140,15 @@ def is_repetition(found: Any, kind: HoldKind, asked: str, hold_id: UUID | None) 
 
 
 def placing(
-    request: HoldRequest, account: Account, credit: Account | None, holding: Account, way: Way
+    request: HoldRequest,
+    account: Account,
+    credit: Account | None,
+    holding: Account | None,
+    way: Way,
 ) -> HoldUnit:
-    """Set money aside. Raises `AmountTooPrecise` or `AmountTooLarge`."""
+    """Set money aside; for a dry run there need not be a `holding` account yet. Raises
+    `AmountTooPrecise` or `AmountTooLarge`.
+    """
     amount_minor = minor_units(request.amount, account.exponent)
     metadata = sorted(request.metadata.items()) if request.metadata else None
     said = (account.account_id, amount_minor, request.credit_account_id, request.expires_in_s)

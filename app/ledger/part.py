@@ -7,12 +7,12 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from app import errors
-from app.ledger.answers import JournaledBatch, fail, stored_refusal
+from app.ledger.answers import JournaledBatch, answer_known, fail, stored_refusal
 from app.ledger.codes import Extent, Mode
 from app.ledger.item import PAUSE_S, Item, Tally
 from app.ledger.model import Identity, StoredPart, Transaction
 from app.ledger.outcomes import Claim
-from app.ledger.store import encode_json
+from app.ledger.store import LedgerStore, encode_json
 
 _NOT_FOUND = errors.AccountNotFound.code
 
@@ -123,3 +123,23 @@ class Part:
                 continue
             item.accept(batch.transaction(item, item_no), replayed=True)
             item_no += 1
+
+
+async def answer_part_again(store: LedgerStore, part: Part) -> bool:
+    """Answer a part that was accepted before, or whose names were used for something else; False
+    when neither is so.
+    """
+    if part.key is not None and part.identity is not None:
+        stored = await store.requests_by_identity([part.key, part.identity])
+        if part.identity in stored:
+            part.answer_again(stored[part.identity])
+            return True
+        request = stored.get(part.key)
+        if part.key in stored and (request is None or request.digest != part.digest):
+            part.fail(errors.IdempotencyKeyReused())
+            return True
+        return False
+    if not await answer_known(store, part.items):
+        return False
+    part.fail(errors.OthersRefused())
+    return True

@@ -21,7 +21,7 @@ from app.ledger.item import Item
 from app.ledger.journal import Journal, until_known
 from app.ledger.mode import ModeKeeper, Ruling
 from app.ledger.outcomes import DecidedOutcome, JournalOutcome
-from app.ledger.part import Part
+from app.ledger.part import Part, answer_part_again
 from app.ledger.pipeline import Pipeline
 from app.ledger.store import LedgerStore
 
@@ -55,7 +55,9 @@ class PartPipeline:
         part.waits_for_account = False
         try:
             for _ in range(limits.ADMIT_ROUNDS_MAX):
-                if part.future.done() or (part.look_up_first and await self._is_repeated(part)):
+                if part.future.done() or (
+                    part.look_up_first and await answer_part_again(self._store, part)
+                ):
                     return True
                 ruling = self._mode.current
                 try:
@@ -76,37 +78,11 @@ class PartPipeline:
         if any(item.postgres != ruling.postgres for item in part.items):
             raise errors.PostgresUnavailable("The accounts must be looked up again.")
         if ruling.mode is Mode.CLOSED:
-            if not await self._is_repeated(part):
+            if not await answer_part_again(self._store, part):
                 part.fail(errors.LedgerClosed())
             return True
         decide = self._in_postgres if ruling.mode is Mode.POSTGRES else self._in_redis
         return await decide(slot, ruling, part)
-
-    async def _is_repeated(self, part: Part) -> bool:
-        """Answer a part that was accepted before, or whose names were used for something else;
-        False when neither is so.
-        """
-        if part.key is not None and part.identity is not None:
-            stored = await self._store.requests_by_identity([part.key, part.identity])
-            if part.identity in stored:
-                part.answer_again(stored[part.identity])
-                return True
-            request = stored.get(part.key)
-            if part.key in stored and (request is None or request.digest != part.digest):
-                part.fail(errors.IdempotencyKeyReused())
-                return True
-            return False
-        if not part.identities:
-            return False
-        found = await self._store.transactions_by_identity(part.identities)
-        requests = await self._store.requests_by_identity(part.identities)
-        for item in part.items:
-            if not item.answer_from(found) and any(each in requests for each in item.identities):
-                item.fail(errors.IdempotencyKeyReused())
-        if not found and not requests:
-            return False
-        fail(part.items, errors.OthersRefused())
-        return True
 
     async def _in_redis(self, slot: Slot, ruling: Ruling, part: Part) -> bool:
         attempt = Attempt(self._attempts)
@@ -195,14 +171,14 @@ class PartPipeline:
             await self._mode.settle_ruling(ruling.epoch)
             return False
         await self._pipeline.release(slot, ruling, attempt)
-        return word is Journaled.DUPLICATE and await self._is_repeated(part)
+        return word is Journaled.DUPLICATE and await answer_part_again(self._store, part)
 
     async def _refuse(
         self, ruling: Ruling, part: Part, refused: list[Refusal], others: frozenset[str]
     ) -> bool:
         """Answer a part that was refused whole, if that stands; else it waits or goes again."""
         rules = await self._store.epoch_rules(ruling.epoch, ruling.token, ruling.mode)
-        if await self._is_repeated(part):
+        if await answer_part_again(self._store, part):
             return True
         if not rules:
             await self._mode.settle_ruling(ruling.epoch)
@@ -238,7 +214,7 @@ class PartPipeline:
             raise
         repeated = (Decided.DUPLICATE, Decided.UNDECIDED)
         if outcome.word is Journaled.DUPLICATE or any(word in repeated for word in outcome.words):
-            return await self._is_repeated(part)
+            return await answer_part_again(self._store, part)
         if outcome.word not in (Journaled.JOURNALED, Journaled.REFUSED):
             if outcome.word is Journaled.FENCED:
                 await self._mode.settle_ruling(ruling.epoch)

@@ -30,7 +30,7 @@ from app.ledger.parameters import (
     uuid_of,
 )
 from app.ledger.reversals import ReversalRequest
-from app.ledger.schemas import TransactionAnswer, check_said, transaction_answer
+from app.ledger.schemas import TransactionAnswer, check_said, refusals, transaction_answer
 
 
 class ReversalBody(msgspec.Struct, forbid_unknown_fields=True):
@@ -75,12 +75,13 @@ async def post_reversal(
     asks: asked again it is answered again, or refused where something else is said of it. Each of
     the two names the other.
     """
-    body = await read_optional_json(request, _decode_reversal)
-    said = body.to_request(idempotency_key(request.headers.get("idempotency-key")))
-    wanted = uuid_of(transaction_id, "/transaction_id")
-    reversal = await state.ledger.reversal_of(wanted, said)
-    if is_dry_run(request):
-        return json_answer(dry_run_answer(await state.ledger.foresee_transaction(reversal)))
-    accepted = await state.ledger.post_transaction(reversal)
+    with refusals():
+        body = await read_optional_json(request, _decode_reversal)
+        said = body.to_request(idempotency_key(request.headers.get("idempotency-key")))
+        wanted = uuid_of(transaction_id, "/transaction_id")
+        reversal = await state.ledger.reversal_of(wanted, said)
+        if is_dry_run(request):
+            return json_answer(dry_run_answer(await state.ledger.foresee_transaction(reversal)))
+        accepted = await state.ledger.post_transaction(reversal)
     headers = REPLAYED if accepted.replayed else None
     return json_answer(transaction_answer(accepted.transaction), 201, headers)

@@ -65,6 +65,7 @@ from app.ledger.schemas import (
     VerifyAnswer,
     balance_answer,
     pending_answer,
+    refused,
     transaction_answer,
     transaction_view,
     verify_answer,
@@ -120,22 +121,11 @@ def accepted_body(accepted: Acceptance) -> bytes:
 
 
 def refusal(error: errors.LedgerError, body: bytes) -> errors.LedgerError:
-    """Give a refusal what the specification wants in it beside the problem.
-
-    A whole batch may have failed with this one error, so it is not written to.
-    """
-    members = {**error.members, **_refusal_members(error, body)}
-    return type(error)(error.detail, pointer=error.pointer, **members)
-
-
-def _refusal_members(error: errors.LedgerError, body: bytes) -> dict[str, Any]:
-    """What a transaction that was not accepted carries beside the problem."""
-    members = {"success": False, **echo(body, "account_id", "amount", "type")}
-    if members["type"] not in tuple(Direction):
-        del members["type"]
-    if isinstance(error, errors.Rejected) and not error.retryable:
-        members["status"] = "REJECTED"
-    return members
+    """Give a refusal what the specification wants in it beside the problem."""
+    echoed = echo(body, "account_id", "amount", "type")
+    if echoed["type"] not in tuple(Direction):
+        del echoed["type"]
+    return refused(error, error.pointer, **echoed)
 
 
 @post(

@@ -2,9 +2,11 @@
 RFC 3339 in UTC with microseconds.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 from uuid import UUID
 
 import msgspec
@@ -345,3 +347,30 @@ def past_instant(moment: datetime) -> datetime:
 def ordered_metadata(metadata: dict[str, str] | None) -> dict[str, str] | None:
     """Order entries by key: the database forgets the order they came in, a replay must not show."""
     return dict(sorted(metadata.items())) if metadata else None
+
+
+def refused(
+    error: errors.LedgerError, pointer: str | None, **members: object
+) -> errors.LedgerError:
+    """Say of what was not done what a refused transaction says beside the problem.
+
+    A whole batch may have failed with this one error, so it is not written to.
+    """
+    told: dict[str, Any] = {**error.members, "success": False, **members}
+    if isinstance(error, errors.Rejected) and not error.retryable:
+        told["status"] = "REJECTED"
+    return type(error)(error.detail, pointer=pointer, **told)
+
+
+@contextmanager
+def refusals(of: str = "") -> Iterator[None]:
+    """Say so of what is refused inside; `of` is what its pointers begin with that no client
+    wrote.
+    """
+    try:
+        yield
+    except errors.LedgerError as error:
+        pointer = error.pointer
+        if of and pointer is not None:
+            pointer = pointer.removeprefix(of) or None
+        raise refused(error, pointer) from error

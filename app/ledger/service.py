@@ -12,7 +12,7 @@ from app.kit.money import decimal_text, parse_amount
 from app.ledger.account_store import read_accounts, read_first_rules
 from app.ledger.accounts import KnownAccounts, answered_by
 from app.ledger.batcher import Batcher
-from app.ledger.bulk import Answered, Asked, BulkRequest
+from app.ledger.bulk import Answered, Asked, BulkRequest, ForeseenBulk
 from app.ledger.changes import AccountChanges
 from app.ledger.codes import Direction
 from app.ledger.dry_run import DryRun, Foreseen
@@ -89,6 +89,7 @@ class LedgerService:
             groups,
             store,
             attempts,
+            self._dry_run,
             self._deadline_s,
             requires_key=settings.http.require_idempotency_key,
         )
@@ -134,14 +135,23 @@ class LedgerService:
 
         An answer is an acceptance or what it was refused with; raises what refuses all of it.
         """
-        if self._settings.http.require_idempotency_key and idempotency_key is None:
+        return await (await self._bulk(asked, idempotency_key, atomic)).answer(self._batcher)
+
+    async def foresee_transactions(
+        self, asked: Asked, idempotency_key: str | None, *, atomic: bool
+    ) -> ForeseenBulk:
+        """Say what `post_transactions` would do now; raises what it would raise."""
+        return await (await self._bulk(asked, idempotency_key, atomic)).foresee(self._dry_run)
+
+    async def _bulk(self, asked: Asked, key: str | None, atomic: bool) -> BulkRequest:
+        if self._settings.http.require_idempotency_key and key is None:
             asked = [_named(request) for request in asked]
-        bulk = BulkRequest(asked, idempotency_key, atomic=atomic)
+        bulk = BulkRequest(asked, key, atomic=atomic)
         postgres, deadline = self._accounts.current_postgres(), self._deadline()
         async with answered_by(deadline):
             accounts = await self._accounts.find(bulk.account_ids)
         bulk.make_items(accounts, deadline, postgres)
-        return await bulk.answer(self._batcher)
+        return bulk
 
     async def post_transfers(
         self, requests: Sequence[TransferRequest], idempotency_key: str | None
@@ -276,6 +286,18 @@ class LedgerService:
             raise errors.AccountExists(pointer="/account_id")
         return details, not opened
 
+    async def foresee_account(self, request: AccountRequest) -> Foreseen:
+        """Say what `open_account` would do now; raises what it would raise."""
+        check_customer_account_id(request.account_id)
+        self._dry_run.require_open()
+        details = await self._store.account_details(request.account_id)
+        if details is None:
+            account = Account(0, request.account_id, request.currency, request.exponent)
+            return Foreseen(None, {account: request.opening_minor + request.credit_limit_minor})
+        if not await self._is_same_opening(request, details):
+            raise errors.AccountExists(pointer="/account_id")
+        return Foreseen(details, {details.account: await self._dry_run.available(details.account)})
+
     async def _send_opening(self, request: AccountRequest) -> bool:
         """Open the account, sending again after a lost reply: the id can be taken only once."""
         attempt_id = self._attempts.draw()
@@ -310,6 +332,14 @@ class LedgerService:
         """Change an account: in force everywhere when this returns, or refused with an error."""
         check_customer_account_id(account_id)
         return await self._changes.change(account_id, change)
+
+    async def foresee_change(self, account_id: str, change: AccountChange) -> Foreseen:
+        """Say what `change_account` would do now; raises what it would raise."""
+        check_customer_account_id(account_id)
+        self._dry_run.require_open()
+        account, more_minor = await self._changes.foresee(account_id, change)
+        available_minor = await self._dry_run.available(account)
+        return Foreseen(None, {account: available_minor + more_minor})
 
     async def list_accounts(
         self, wanted: AccountFilter, cursor: str | None, limit: int

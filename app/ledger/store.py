@@ -91,6 +91,17 @@ class LedgerStore:
         finally:
             await self._pool.release(connection, timeout=self._timeout_s)
 
+    async def fetch_undone(self, sql: str, *arguments: Any) -> Sequence[_Row]:
+        """Run a statement that writes, and take back what it wrote before anybody sees it."""
+        async with self.reading() as connection:
+            taken_back = connection.transaction()
+            await taken_back.start()
+            try:
+                rows: Sequence[_Row] = await connection.fetch(sql, *arguments)
+                return rows
+            finally:
+                await taken_back.rollback()
+
     async def _fetch(self, name: str, *arguments: Any) -> Sequence[_Row]:
         return await self.fetch_sql(QUERIES[name], *arguments)
 

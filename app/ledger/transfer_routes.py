@@ -1,6 +1,6 @@
 """Transfers over HTTP, alone and in groups."""
 
-from typing import Annotated, Any
+from typing import Annotated
 
 import msgspec
 from litestar import Response, get, post
@@ -29,6 +29,7 @@ from app.ledger.parameters import (
     is_dry_run,
     uuid_of,
 )
+from app.ledger.schemas import refusals
 from app.ledger.transfer_schemas import (
     TransferAnswer,
     TransferBody,
@@ -60,15 +61,13 @@ async def post_transfer(request: HttpRequest, state: State) -> Response[bytes]:
     """Debit one account and credit another of the same currency, both or neither. 201 means it is
     durable; settlement follows within seconds.
     """
-    try:
+    with refusals(of=_ALONE):
         body = await read_json(request, _decode_transfer)
         key = idempotency_key(request.headers.get("idempotency-key"))
         wanted = [body.to_request()]
         if is_dry_run(request):
             return json_answer(dry_run_answer(await state.ledger.foresee_transfers(wanted, key)))
         accepted: GroupAcceptance = await state.ledger.post_transfers(wanted, key)
-    except errors.LedgerError as error:
-        raise _refused(error, (error.pointer or "").removeprefix(_ALONE) or None) from error
     return json_answer(
         transfer_answer(accepted.group), 201, REPLAYED if accepted.replayed else None
     )
@@ -87,15 +86,13 @@ async def post_group(request: HttpRequest, state: State) -> Response[bytes]:
     """Do all of these transfers or none. They are decided in order, debits first: what a group
     credits funds none of its debits. A refusal points to the first transfer at fault.
     """
-    try:
+    with refusals():
         body = await read_json(request, _decode_group)
         key = idempotency_key(request.headers.get("idempotency-key"))
         wanted = body.to_requests()
         if is_dry_run(request):
             return json_answer(dry_run_answer(await state.ledger.foresee_transfers(wanted, key)))
         accepted: GroupAcceptance = await state.ledger.post_transfers(wanted, key)
-    except errors.LedgerError as error:
-        raise _refused(error, error.pointer) from error
     return json_answer(group_answer(accepted.group), 201, REPLAYED if accepted.replayed else None)
 
 
@@ -144,13 +141,3 @@ async def find_group(
     """Find what was accepted under an Idempotency-Key, a transfer alone or a group."""
     wanted = idempotency_key(key) or ""
     return json_answer(group_view(await state.ledger.group_by_key(wanted)))
-
-
-def _refused(error: errors.LedgerError, pointer: str | None) -> errors.LedgerError:
-    """Say of a refusal what a refused transaction says; a whole batch may have failed with this one
-    error, so it is not written to.
-    """
-    members: dict[str, Any] = {**error.members, "success": False}
-    if isinstance(error, errors.Rejected) and not error.retryable:
-        members["status"] = "REJECTED"
-    return type(error)(error.detail, pointer=pointer, **members)

@@ -239,6 +239,7 @@ async def test_what_is_refused_says_why_and_changes_nothing(
     await opened(api, "JPY", opening_balance="0", currency="JPY")
     answer = await hold(api, **fields)
     assert told(answer) == (status, code, pointer)
+    assert (answer.json()["success"], answer.json()["status"]) == (False, "REJECTED")
     assert await figures(api) == ("100.00", "0.00")
 
 

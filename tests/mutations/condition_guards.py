@@ -102,4 +102,11 @@ CONDITION_GUARDS = (
         "if False:",
         "tests/api/test_dry_run.py",
     ),
+    Guard(
+        "a_foreseen_change_is_taken_back",
+        "app/ledger/store.py",
+        "await taken_back.rollback()",
+        "await taken_back.commit()",
+        "tests/api/test_dry_run_outcomes.py",
+    ),
 )

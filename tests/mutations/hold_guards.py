@@ -69,7 +69,7 @@ HOLD_GUARDS = (
     Guard(
         "an_act_that_was_done_is_told_before_it_is_refused",
         "app/ledger/hold_service.py",
-        "done = await self._done(hold_id, kind, asked, key)",
+        "done = await self._done(wanted)",
         "done = None",
         "tests/api/test_holds.py",
     ),
