@@ -9,8 +9,9 @@ from collections.abc import Mapping
 import msgspec
 
 from subbalance.amounts import Amount, amount_text
-from subbalance.answers import Account, Balance, Frozen, Pending, Transaction
+from subbalance.answers import Account, Balance, Foreseen, Frozen, Pending, Transaction
 from subbalance.call import Answer, Call, Listing, content_of, get, reads, segment
+from subbalance.dry_run import foresee
 
 _ACCOUNTS = "/api/v1/accounts"
 _JSON = {"Content-Type": "application/json"}
@@ -135,3 +136,7 @@ def _read_pending_items(answer: Answer) -> tuple[list[Transaction], str | None]:
 def _read_accounts(answer: Answer) -> tuple[list[Account], str | None]:
     page = _read_account_page(answer)
     return page.accounts, page.next_cursor
+
+
+foresee_open_account = foresee(open_account, Foreseen)
+foresee_change_account = foresee(change_account, Foreseen)

@@ -4,7 +4,7 @@ know are passed over, so that a newer service can be talked to.
 
 from datetime import datetime
 from decimal import Decimal
-from typing import Any, Literal
+from typing import Any, Generic, Literal, TypeVar
 from uuid import UUID
 
 import msgspec
@@ -13,6 +13,16 @@ Type = Literal["debit", "credit"]
 Frozen = Literal["none", "debit", "credit", "all"]
 Basis = Literal["booked", "effective"]
 HoldStatus = Literal["HELD", "CAPTURED", "RELEASED", "EXPIRED"]
+DeliveryStatus = Literal["delivered", "dead"]
+EventType = Literal[
+    "transaction.accepted",
+    "transaction.reversed",
+    "transaction.settled",
+    "hold.placed",
+    "hold.captured",
+    "hold.released",
+    "hold.expired",
+]
 
 
 class Account(msgspec.Struct, frozen=True, kw_only=True):
@@ -61,6 +71,16 @@ class ForeseenAccount(msgspec.Struct, frozen=True, kw_only=True):
     available_balance: Decimal
 
 
+class ForeseenHold(msgspec.Struct, frozen=True, kw_only=True):
+    """A hold as a request would leave it."""
+
+    hold_id: UUID
+    status: str
+    captured: Decimal
+    released: Decimal
+    remaining: Decimal
+
+
 class Foreseen(msgspec.Struct, frozen=True, kw_only=True):
     """What would become of a request that would not be refused; nothing was changed."""
 
@@ -68,6 +88,7 @@ class Foreseen(msgspec.Struct, frozen=True, kw_only=True):
     outcome: str
     accounts: list[ForeseenAccount]
     transaction_id: UUID | None = None
+    hold: ForeseenHold | None = None
 
 
 class Problem(msgspec.Struct, frozen=True, kw_only=True):
@@ -81,6 +102,15 @@ class Problem(msgspec.Struct, frozen=True, kw_only=True):
     requested: Decimal | None = None
 
 
+class ForeseenResult(msgspec.Struct, frozen=True, kw_only=True):
+    """What would become of one transaction of several, or its `problem`."""
+
+    success: bool
+    replayed: bool = False
+    transaction_id: UUID | None = None
+    problem: Problem | None = None
+
+
 class BulkResult(msgspec.Struct, frozen=True, kw_only=True):
     """What became of one transaction of several: the `transaction`, or its `problem`."""
 
@@ -90,10 +120,11 @@ class BulkResult(msgspec.Struct, frozen=True, kw_only=True):
     replayed: bool = False
 
 
-class Bulk(msgspec.Struct, frozen=True, kw_only=True):
-    """One result for each transaction, in order."""
+R = TypeVar("R", BulkResult, ForeseenResult)
 
-    results: list[BulkResult]
+
+class _Results(msgspec.Struct, Generic[R], frozen=True, kw_only=True):
+    results: list[R]
 
     @property
     def refused(self) -> list[tuple[int, Problem]]:
@@ -101,6 +132,17 @@ class Bulk(msgspec.Struct, frozen=True, kw_only=True):
         return [
             (n, each.problem) for n, each in enumerate(self.results) if each.problem is not None
         ]
+
+
+class Bulk(_Results[BulkResult], frozen=True, kw_only=True):
+    """One result for each transaction, in order."""
+
+
+class ForeseenBulk(_Results[ForeseenResult], frozen=True, kw_only=True):
+    """What would become of each transaction, in order; nothing was changed."""
+
+    dry_run: Literal[True]
+    accounts: list[ForeseenAccount]
 
 
 class Balance(msgspec.Struct, frozen=True, kw_only=True):
@@ -221,6 +263,67 @@ class Hold(msgspec.Struct, frozen=True, kw_only=True):
     reference: str | None = None
     metadata: dict[str, str] | None = None
     replayed: bool = False
+
+
+class Event(msgspec.Struct, frozen=True, kw_only=True):
+    """Something that happened on an account; it may be told twice, with the same `id`.
+
+    `sequence` orders all events as text does, and as a cursor means what comes after this one.
+    """
+
+    id: str
+    type: str
+    account_id: str
+    occurred_at: datetime
+    sequence: str
+    data: dict[str, Any]
+
+    @property
+    def subject(self) -> Transaction | Hold:
+        """What it happened to, as it was then."""
+        kind: type[Transaction | Hold] = Hold if self.type.startswith("hold.") else Transaction
+        return msgspec.convert(self.data, kind)
+
+
+class Events(msgspec.Struct, frozen=True, kw_only=True):
+    """A page of events in order, and where to go on."""
+
+    events: list[Event]
+    next_cursor: str
+
+
+class Webhook(msgspec.Struct, frozen=True, kw_only=True):
+    """Who is told of events by HTTP; everything before `cursor` was told or given up."""
+
+    webhook_id: UUID
+    url: str
+    status: str
+    cursor: str
+    created_at: datetime
+    updated_at: datetime
+    types: list[str] | None = None
+    account_id: str | None = None
+    reason: str | None = None
+
+
+class NewWebhook(Webhook, frozen=True, kw_only=True):
+    """A webhook as it was made, with the secret that its events are signed with."""
+
+    secret: str
+
+
+class Delivery(msgspec.Struct, frozen=True, kw_only=True):
+    """What became of one event at a webhook: `delivered`, or `dead` where it was given up."""
+
+    status: str
+    event_id: str
+    event_type: str
+    account_id: str
+    sequence: str
+    tries: int
+    http_status: int | None = None
+    detail: str | None = None
+    ended_at: datetime | None = None
 
 
 class Health(msgspec.Struct, frozen=True, kw_only=True):

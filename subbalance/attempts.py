@@ -144,7 +144,8 @@ class Attempts(Generic[T]):
 
     def _again(self, failure: _Failure) -> Pause:
         """Pause before another attempt, or end the call where there may be none."""
-        pause_s = self._pause_s(failure.wait_s)
+        may_repeat = self._call.may_repeat or not failure.is_unclear
+        pause_s = self._pause_s(failure.wait_s) if may_repeat else None
         if pause_s is None:
             raise self._open(failure) from failure.cause
         self._earlier_unclear |= failure.is_unclear

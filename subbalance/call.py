@@ -3,7 +3,7 @@
 import re
 import uuid
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Generic, TypeVar
 from urllib.parse import quote
@@ -42,6 +42,7 @@ class Call(Generic[T]):
     good: frozenset[int] = _GOOD
     patience_s: float = 0.0  # an attempt may take this long, even if others may not
     is_whole: Callable[[T], bool] = lambda _: True  # or a part of it may succeed later
+    may_repeat: bool = True  # or a second copy would do it once more
 
     @property
     def is_write(self) -> bool:
@@ -80,11 +81,6 @@ def write(
         headers["Idempotency-Key"] = key
     content = content_of(body)
     return Call("POST", path, read, headers=headers, content=content, key=key, **more)
-
-
-def dry_run(call: Call[Any], read: Callable[[Answer], T]) -> Call[T]:
-    """Ask what would become of a request instead of sending it."""
-    return replace(call, read=read, query={**call.query, "dry_run": "true"})
 
 
 def content_of(body: Mapping[str, Any]) -> bytes:

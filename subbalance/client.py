@@ -8,7 +8,15 @@ from typing import Self, TypeVar
 
 import httpx
 
-from subbalance import account_calls, history_calls, hold_calls, limits, money_calls, service_calls
+from subbalance import (
+    account_calls,
+    event_calls,
+    history_calls,
+    hold_calls,
+    limits,
+    money_calls,
+    service_calls,
+)
 from subbalance.attempts import Attempts, Done, Policy
 from subbalance.call import Answer, Call
 from subbalance.operation import AsyncSender, ListOperation, Operation, Sender
@@ -24,6 +32,8 @@ class Operations:
     change_account = Operation(account_calls.change_account)
     freeze_account = Operation(account_calls.freeze_account)
     close_account = Operation(account_calls.close_account)
+    foresee_open_account = Operation(account_calls.foresee_open_account)
+    foresee_change_account = Operation(account_calls.foresee_change_account)
     list_accounts = ListOperation(account_calls.list_accounts)
     get_balance = Operation(account_calls.get_balance)
     get_pending = Operation(account_calls.get_pending)
@@ -38,6 +48,7 @@ class Operations:
     post_bulk = Operation(money_calls.post_bulk)
     reverse_transaction = Operation(money_calls.reverse_transaction)
     foresee_post = Operation(money_calls.foresee_post)
+    foresee_bulk = Operation(money_calls.foresee_bulk)
     foresee_transfer = Operation(money_calls.foresee_transfer)
     foresee_group = Operation(money_calls.foresee_group)
     foresee_reversal = Operation(money_calls.foresee_reversal)
@@ -51,8 +62,21 @@ class Operations:
     place_hold = Operation(hold_calls.place_hold)
     capture_hold = Operation(hold_calls.capture_hold)
     release_hold = Operation(hold_calls.release_hold)
+    foresee_place_hold = Operation(hold_calls.foresee_place_hold)
+    foresee_capture_hold = Operation(hold_calls.foresee_capture_hold)
+    foresee_release_hold = Operation(hold_calls.foresee_release_hold)
     get_hold = Operation(hold_calls.get_hold)
     list_holds = ListOperation(hold_calls.list_holds)
+    get_events = Operation(event_calls.get_events)
+    list_events = ListOperation(event_calls.list_events)
+    create_webhook = Operation(event_calls.create_webhook)
+    list_webhooks = ListOperation(event_calls.list_webhooks)
+    get_webhook = Operation(event_calls.get_webhook)
+    change_webhook = Operation(event_calls.change_webhook)
+    delete_webhook = Operation(event_calls.delete_webhook)
+    replay_webhook = Operation(event_calls.replay_webhook)
+    list_deliveries = ListOperation(event_calls.list_deliveries)
+    list_dead_letters = ListOperation(event_calls.list_dead_letters)
     health = Operation(service_calls.health)
     health_details = Operation(service_calls.health_details)
     verify = Operation(service_calls.verify)

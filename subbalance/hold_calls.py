@@ -6,8 +6,9 @@ from uuid import UUID
 import msgspec
 
 from subbalance.amounts import Amount, amount_text
-from subbalance.answers import Hold, HoldStatus
+from subbalance.answers import Foreseen, Hold, HoldStatus
 from subbalance.call import Answer, Call, Listing, get, reads, segment, write
+from subbalance.dry_run import foresee
 
 _HOLDS = "/api/v1/holds"
 _read_hold = reads(Hold)
@@ -78,3 +79,8 @@ def list_holds(
 def _read_holds(answer: Answer) -> tuple[list[Hold], str | None]:
     page = _read_hold_page(answer)
     return page.holds, page.next_cursor
+
+
+foresee_place_hold = foresee(place_hold, Foreseen)
+foresee_capture_hold = foresee(capture_hold, Foreseen)
+foresee_release_hold = foresee(release_hold, Foreseen)

@@ -1,21 +1,19 @@
 """Transactions, alone and many at once, transfers and groups of them."""
 
-import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import Any, ParamSpec
+from typing import Any
 from uuid import UUID, uuid4
 
 import msgspec
 
 from subbalance import limits
 from subbalance.amounts import Amount, amount_text
-from subbalance.answers import Bulk, Foreseen, Group, Transaction, Transfer, Type
+from subbalance.answers import Bulk, Foreseen, ForeseenBulk, Group, Transaction, Transfer, Type
 from subbalance.call import (
     Call,
     Query,
     checked_key,
-    dry_run,
     get,
     given,
     instant_text,
@@ -23,8 +21,8 @@ from subbalance.call import (
     segment,
     write,
 )
+from subbalance.dry_run import foresee
 
-P = ParamSpec("P")
 _TRANSACTION = "/api/v1/transaction"
 _TRANSACTIONS = "/api/v1/transactions"
 _TRANSFERS = "/api/v1/transfers"
@@ -33,7 +31,6 @@ _read_transaction = reads(Transaction)
 _read_bulk = reads(Bulk)
 _read_transfer = reads(Transfer)
 _read_group = reads(Group)
-_read_foreseen = reads(Foreseen)
 
 
 class Expect(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -210,20 +207,6 @@ def reverse_transaction(
     return write(path, _read_transaction, body, key)
 
 
-def foresee(build: Callable[P, Call[Any]]) -> Callable[P, Call[Foreseen]]:
-    """Make of what would be done what tells what would become of it, and changes nothing.
-
-    The service has to know dry runs: one from before them takes no notice of the question.
-    """
-
-    @functools.wraps(build)
-    def asked(*args: P.args, **kwargs: P.kwargs) -> Call[Foreseen]:
-        return dry_run(build(*args, **kwargs), _read_foreseen)
-
-    asked.__doc__ = f"Tell what would become of it, and change nothing. {build.__doc__}"
-    return asked
-
-
 def get_transaction(transaction_id: UUID | str) -> Call[Transaction]:
     """Find a transaction by its id."""
     return get(f"{_TRANSACTIONS}/{segment(transaction_id)}", _read_transaction)
@@ -270,7 +253,8 @@ def find_group(key: str) -> Call[Group]:
     return get(_GROUPS, _read_group, query)
 
 
-foresee_post = foresee(post)
-foresee_transfer = foresee(transfer)
-foresee_group = foresee(post_group)
-foresee_reversal = foresee(reverse_transaction)
+foresee_post = foresee(post, Foreseen)
+foresee_bulk = foresee(post_bulk, ForeseenBulk)
+foresee_transfer = foresee(transfer, Foreseen)
+foresee_group = foresee(post_group, Foreseen)
+foresee_reversal = foresee(reverse_transaction, Foreseen)

@@ -107,6 +107,7 @@ PAIR = _Checked("an entry", _pair)
 key_option = click.option(
     "--key", type=KEY, help="Your name for this one intention; the same again moves nothing twice."
 )
+dry_run_option = click.option("--dry-run", is_flag=True, help="Only tell what would be.")
 reference_option = click.option("--reference", help="At most 140 characters.")
 from_option = click.option("--from", "start", type=INSTANT, help="Booked then or later.")
 to_option = click.option("--to", "end", type=INSTANT, help="Booked before.")

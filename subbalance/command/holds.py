@@ -10,6 +10,7 @@ from subbalance.command.context import (
     ID,
     Context,
     command,
+    dry_run_option,
     entries,
     key_option,
     metadata_option,
@@ -33,6 +34,7 @@ def holds() -> None:
 @key_option
 @reference_option
 @metadata_option
+@dry_run_option
 @command
 def place(
     context: Context,
@@ -43,9 +45,11 @@ def place(
     key: str | None,
     reference: str | None,
     metadata: tuple[tuple[str, str], ...],
+    dry_run: bool,
 ) -> None:
     """Set an amount aside."""
-    placed = context.ledger.place_hold(
+    send = context.ledger.foresee_place_hold if dry_run else context.ledger.place_hold
+    placed = send(
         account_id,
         amount,
         key=key,
@@ -62,22 +66,30 @@ def place(
 @click.argument("amount", type=AMOUNT, required=False)
 @click.option("--final", is_flag=True, help="Release what is left.")
 @key_option
+@dry_run_option
 @command
 def capture(
-    context: Context, hold_id: str, amount: Decimal | None, final: bool, key: str | None
+    context: Context,
+    hold_id: str,
+    amount: Decimal | None,
+    final: bool,
+    key: str | None,
+    dry_run: bool,
 ) -> None:
     """Capture an amount, or all that is left."""
-    captured = context.ledger.capture_hold(hold_id, amount, final=final or None, key=key)
-    context.output.show(captured)
+    send = context.ledger.foresee_capture_hold if dry_run else context.ledger.capture_hold
+    context.output.show(send(hold_id, amount, final=final or None, key=key))
 
 
 @holds.command("release")
 @click.argument("hold_id", type=ID)
 @key_option
+@dry_run_option
 @command
-def release(context: Context, hold_id: str, key: str | None) -> None:
+def release(context: Context, hold_id: str, key: str | None, dry_run: bool) -> None:
     """Give back all that is held still."""
-    context.output.show(context.ledger.release_hold(hold_id, key=key))
+    send = context.ledger.foresee_release_hold if dry_run else context.ledger.release_hold
+    context.output.show(send(hold_id, key=key))
 
 
 @holds.command("show")

@@ -8,6 +8,7 @@ from subbalance import limits
 from subbalance.command import exporting, importing
 from subbalance.command.accounts import accounts
 from subbalance.command.context import Context
+from subbalance.command.events import events
 from subbalance.command.holds import holds
 from subbalance.command.money import balance, find, pending, post, reverse, statement, transfer
 from subbalance.command.output import Output
@@ -58,6 +59,7 @@ def main(context: click.Context, url: str, is_json: bool, deadline_s: float) -> 
 for each in (
     accounts,
     balance,
+    events,
     exporting.export,
     find,
     health,

@@ -12,6 +12,7 @@ from subbalance.command.context import (
     KEY,
     Context,
     command,
+    dry_run_option,
     entries,
     from_option,
     key_option,
@@ -26,8 +27,6 @@ _COLUMNS = ("timestamp", "transaction_id", "type", "amount", "currency", "status
 _TRANSFER = ("transfer_id", "debit_account_id", "credit_account_id", "amount", "status")
 _STATEMENT = ("booked_at", "transaction_id", "type", "amount", "balance", "status", "reference")
 
-_dry_run_option = click.option("--dry-run", is_flag=True, help="Only tell what would be.")
-
 
 @click.command()
 @click.argument("account_id", type=ID)
@@ -39,7 +38,7 @@ _dry_run_option = click.option("--dry-run", is_flag=True, help="Only tell what w
 @key_option
 @reference_option
 @metadata_option
-@_dry_run_option
+@dry_run_option
 @command
 def post(
     context: Context,
@@ -76,7 +75,7 @@ def post(
 @key_option
 @reference_option
 @metadata_option
-@_dry_run_option
+@dry_run_option
 @command
 def reverse(
     context: Context,
@@ -100,7 +99,7 @@ def reverse(
 @key_option
 @reference_option
 @metadata_option
-@_dry_run_option
+@dry_run_option
 @command
 def transfer(
     context: Context,

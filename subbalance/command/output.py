@@ -40,12 +40,16 @@ class Output:
             table.add_row(Text(name, style="dim"), Text(value))
         self._console.print(table)
 
-    def list(self, things: Iterable[msgspec.Struct], columns: Sequence[str]) -> None:
-        """Print many things, a line for each; JSON has all of their fields."""
+    def list(
+        self, things: Iterable[msgspec.Struct], columns: Sequence[str], *, is_endless: bool = False
+    ) -> None:
+        """Print many things, a line for each; JSON has all of their fields. What is endless is
+        never a table, for that is printed as a whole.
+        """
         if self.is_json:
             for thing in things:
                 click.echo(_encode(thing))
-        elif self._console is None:
+        elif self._console is None or is_endless:
             click.echo("\t".join(columns))
             for thing in things:
                 click.echo("\t".join(cell(getattr(thing, name)) for name in columns))
@@ -94,6 +98,6 @@ def cell(value: Any) -> str:
         return format(value, "f")
     if isinstance(value, datetime):
         return value.isoformat().replace("+00:00", "Z")
-    if isinstance(value, dict | list):
+    if isinstance(value, dict | list | msgspec.Struct):
         return _encode(value).decode()
     return str(value)

@@ -5,7 +5,14 @@ from typing import Any
 
 import httpx
 
-from subbalance import account_calls, history_calls, hold_calls, money_calls, service_calls
+from subbalance import (
+    account_calls,
+    event_calls,
+    history_calls,
+    hold_calls,
+    money_calls,
+    service_calls,
+)
 from subbalance.call import Call, Listing
 from subbalance.client import Operations
 from subbalance.operation import ListOperation, Operation
@@ -16,6 +23,8 @@ CALLS: dict[str, Call[Any] | Listing[Any]] = {
     "change_account": account_calls.change_account("NAME", credit_limit=1),
     "freeze_account": account_calls.freeze_account("NAME"),
     "close_account": account_calls.close_account("NAME"),
+    "foresee_open_account": account_calls.foresee_open_account("NAME"),
+    "foresee_change_account": account_calls.foresee_change_account("NAME", credit_limit=1),
     "list_accounts": account_calls.list_accounts(),
     "get_balance": account_calls.get_balance("NAME"),
     "get_pending": account_calls.get_pending("NAME"),
@@ -30,6 +39,7 @@ CALLS: dict[str, Call[Any] | Listing[Any]] = {
     "post_bulk": money_calls.post_bulk([money_calls.NewTransaction("NAME", "debit", 1)]),
     "reverse_transaction": money_calls.reverse_transaction("NAME"),
     "foresee_post": money_calls.foresee_post("NAME", "debit", 1),
+    "foresee_bulk": money_calls.foresee_bulk([money_calls.NewTransaction("NAME", "debit", 1)]),
     "foresee_transfer": money_calls.foresee_transfer("NAME", "other", 1),
     "foresee_group": money_calls.foresee_group([money_calls.NewTransfer("NAME", "other", 1)]),
     "foresee_reversal": money_calls.foresee_reversal("NAME"),
@@ -43,14 +53,28 @@ CALLS: dict[str, Call[Any] | Listing[Any]] = {
     "place_hold": hold_calls.place_hold("NAME", 1),
     "capture_hold": hold_calls.capture_hold("NAME"),
     "release_hold": hold_calls.release_hold("NAME"),
+    "foresee_place_hold": hold_calls.foresee_place_hold("NAME", 1),
+    "foresee_capture_hold": hold_calls.foresee_capture_hold("NAME"),
+    "foresee_release_hold": hold_calls.foresee_release_hold("NAME"),
     "get_hold": hold_calls.get_hold("NAME"),
     "list_holds": hold_calls.list_holds("NAME"),
+    "get_events": event_calls.get_events(),
+    "list_events": event_calls.list_events(),
+    "create_webhook": event_calls.create_webhook("https://example.com/"),
+    "list_webhooks": event_calls.list_webhooks(),
+    "get_webhook": event_calls.get_webhook("NAME"),
+    "change_webhook": event_calls.change_webhook("NAME", enabled=True),
+    "delete_webhook": event_calls.delete_webhook("NAME"),
+    "replay_webhook": event_calls.replay_webhook("NAME", "2026-11-21T07:29:45Z"),
+    "list_deliveries": event_calls.list_deliveries("NAME"),
+    "list_dead_letters": event_calls.list_dead_letters("NAME"),
     "health": service_calls.health(),
     "health_details": service_calls.health_details(),
     "verify": service_calls.verify(),
 }
-# For tests, orchestrators and scrapers; and what has no operation.
-_NOT_OFFERED = re.compile(r"/test/|/metrics|/health/(live|ready)|/api/v1/(health|events|webhooks)")
+# For tests, orchestrators and scrapers; and the second name of what is offered by its first.
+_NOT_OFFERED = re.compile(r"/test/|/metrics|/health/(live|ready)|/api/v1/health")
+_WITHOUT_KEY = ("/api/v1/accounts", "/api/v1/webhooks")
 
 
 def test_every_operation_is_in_the_table() -> None:
@@ -82,7 +106,7 @@ def test_every_write_of_money_has_a_key_of_its_own() -> None:
     keys = [
         call.key
         for call in CALLS.values()
-        if isinstance(call, Call) and call.is_write and not call.path.startswith("/api/v1/accounts")
+        if isinstance(call, Call) and call.is_write and not call.path.startswith(_WITHOUT_KEY)
     ]
     assert None not in keys
     assert len(set(keys)) == len(keys) == 10

@@ -282,6 +282,33 @@ async def test_what_would_happen_is_told_and_nothing_changes(
     assert back.accounts[0].available_balance == Decimal(100)
 
 
+async def test_what_would_become_of_many_of_holds_and_of_accounts_is_told(
+    ledger: Ledger, accounts: None, a: str, b: str
+) -> None:
+    many = await ledger.foresee_bulk(
+        [NewTransaction(a, "debit", 60), NewTransaction(a, "debit", 60)]
+    )
+    assert [each.success for each in many.results] == [True, False]
+    assert [(n, each.code) for n, each in many.refused] == [(1, "insufficient_available")]
+    assert many.accounts[0].available_balance == Decimal(40)
+    placed = await ledger.foresee_place_hold(a, 10)
+    assert (placed.outcome, placed.accounts[0].available_balance) == ("accepted", Decimal(90))
+    hold_id = (await ledger.place_hold(a, 10)).hold_id
+    captured = await ledger.foresee_capture_hold(hold_id, 4)
+    assert (captured.hold.status, captured.hold.remaining) == ("HELD", Decimal(6))
+    released = await ledger.foresee_release_hold(hold_id)
+    assert (released.hold.status, released.accounts[0].available_balance) == ("RELEASED", 100)
+    opened = await ledger.foresee_open_account(f"{a}-new", opening_balance=3, credit_limit=4)
+    assert opened.accounts[0].available_balance == Decimal(7)
+    with pytest.raises(NotFound):
+        await ledger.get_account(f"{a}-new")
+    changed = await ledger.foresee_change_account(b, credit_limit=5)
+    assert changed.accounts[0].available_balance == Decimal(5)
+    with pytest.raises(Rejected, match="precondition_failed"):
+        await ledger.foresee_change_account(b, credit_limit=5, if_match='"9"')
+    assert (await ledger.get_account(b)).credit_limit == Decimal(0)
+
+
 async def test_history_is_read_row_by_row_and_as_of_an_instant(
     ledger: Ledger, accounts: None, a: str, b: str
 ) -> None:
