@@ -6,6 +6,7 @@ CREATE INDEX api_keys_live ON api_keys USING btree (created_at) WHERE (revoked_a
 CREATE INDEX holds_account ON holds USING btree (account_no, hold_no);
 CREATE INDEX holds_due ON holds USING btree (expires_at, hold_no) WHERE ((status = 'HELD'::text) AND (expires_at IS NOT NULL));
 CREATE INDEX holds_open ON holds USING btree (account_no) INCLUDE (amount_minor, captured_minor, released_minor) WHERE (status = 'HELD'::text);
+CREATE INDEX holds_status ON holds USING btree (account_no, status, hold_no);
 CREATE INDEX journal_batches_pending ON journal_batches USING btree (batch_seq) INCLUDE (created_at) WHERE (status = 'PENDING'::text);
 CREATE INDEX journal_batches_pending_time ON journal_batches USING btree (created_at) WHERE (status = 'PENDING'::text);
 CREATE INDEX journal_batches_settlement ON journal_batches USING btree (settlement_id) WHERE (settlement_id IS NOT NULL);

@@ -27,7 +27,11 @@ async def read_holds(
     """Read a page of an account's holds in the order they were placed, after a number, and the
     number to go on from if there may be more.
     """
-    rows = await store.fetch_sql(QUERIES["holds_of_account"], account_no, status, after, limit + 1)
+    if status is None:
+        rows = await store.fetch_sql(QUERIES["holds_of_account"], account_no, after, limit + 1)
+    else:
+        wanted = (account_no, status, after, limit + 1)
+        rows = await store.fetch_sql(QUERIES["holds_by_status"], *wanted)
     last = rows[limit - 1]["hold_no"] if len(rows) > limit else None
     return [_hold(row) for row in rows[:limit]], last
 

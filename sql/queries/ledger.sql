@@ -136,9 +136,20 @@ SELECT * FROM hold_details WHERE hold_id = $1
 
 -- name: holds_of_account
 -- A page of an account's holds after a number, in the order they were placed.
+-- Params: $1 account_no bigint, $2 after_hold_no bigint, $3 limit bigint
+SELECT d.*
+  FROM (SELECT h.hold_id FROM holds h WHERE h.account_no = $1 AND h.hold_no > $2 ORDER BY h.hold_no LIMIT $3) AS page
+  JOIN hold_details d USING (hold_id)
+ ORDER BY d.hold_no
+
+-- name: holds_by_status
+-- The same of those that have a status.
 -- Params: $1 account_no bigint, $2 status text, $3 after_hold_no bigint, $4 limit bigint
-SELECT * FROM hold_details
- WHERE account_no = $1 AND ($2::text IS NULL OR status = $2) AND hold_no > $3 ORDER BY hold_no LIMIT $4
+SELECT d.*
+  FROM (SELECT h.hold_id FROM holds h
+         WHERE h.account_no = $1 AND h.status = $2 AND h.hold_no > $3 ORDER BY h.hold_no LIMIT $4) AS page
+  JOIN hold_details d USING (hold_id)
+ ORDER BY d.hold_no
 
 -- name: holds_due
 -- Holds whose time is up after a time and number, the longest first, but for those whose account takes no

@@ -272,6 +272,16 @@ async def test_an_account_s_holds_are_listed(api: httpx.AsyncClient, accounts: N
     assert rest.json()["next_cursor"] is None
     held = (await api.get(HOLDS, params={"account_id": "A", "status": "HELD"})).json()
     assert [each["hold_id"] for each in held["holds"]] == [ids[0], *ids[2:]]
+    found, cursor = [], None
+    while not found or cursor:
+        asked = {"account_id": "A", "status": "HELD", "limit": 2}
+        page = (await api.get(HOLDS, params=asked | ({"cursor": cursor} if cursor else {}))).json()
+        found += [each["hold_id"] for each in page["holds"]]
+        cursor = page["next_cursor"]
+    assert found == [ids[0], *ids[2:]]
+    for status, count in (("RELEASED", 1), ("CAPTURED", 0), ("EXPIRED", 0)):
+        page = (await api.get(HOLDS, params={"account_id": "A", "status": status})).json()
+        assert len(page["holds"]) == count
 
 
 async def test_an_account_with_a_hold_is_not_closed(api: httpx.AsyncClient, accounts: None) -> None:
