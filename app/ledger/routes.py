@@ -27,6 +27,7 @@ from app.kit.decoding import check_json_type, decode_json, echo, idempotency_key
 from app.ledger.account_routes import get_account, get_accounts, patch_account, post_account
 from app.ledger.account_schemas import AccountBody, AccountsBody
 from app.ledger.bulk_routes import post_transactions
+from app.ledger.cleanup import empty_account
 from app.ledger.codes import Direction
 from app.ledger.dry_run_schemas import DryRunAnswer, dry_run_answer
 from app.ledger.history_parameters import BALANCE_PARAMETERS, balance_parameters
@@ -285,11 +286,13 @@ def _checked(account: AccountBody, number: int, default_currency: str) -> Accoun
     responses=documented(200, TestCleanupAnswer, (*ACCOUNT_PROBLEMS, 409)),
 )
 async def delete_test_cleanup(state: State) -> Response[bytes]:
-    """Bring every test account to zero by ordinary transactions; nothing is deleted."""
+    """Bring every test account to zero by ordinary transactions, after what is frozen was thawed
+    and what is held released; nothing is deleted.
+    """
     account_ids = await state.ledger.test_account_ids()
     emptied = 0
     for account_id in account_ids:
-        emptied += await state.ledger.empty_account(account_id) is not None
+        emptied += await empty_account(state.ledger, account_id)
     return json_answer(TestCleanupAnswer(accounts=len(account_ids), emptied=emptied))
 
 

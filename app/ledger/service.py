@@ -8,13 +8,11 @@ from uuid import UUID
 from app import errors, limits
 from app.kit.cursor import decode_cursor, decode_number, encode_cursor
 from app.kit.ids import AttemptNumbers, EntryPosition, assigned_position
-from app.kit.money import decimal_text, parse_amount
 from app.ledger.account_store import read_accounts, read_first_rules
 from app.ledger.accounts import KnownAccounts, answered_by
 from app.ledger.batcher import Batcher
 from app.ledger.bulk import Answered, Asked, BulkRequest, ForeseenBulk
 from app.ledger.changes import AccountChanges
-from app.ledger.codes import Direction
 from app.ledger.dry_run import DryRun, Foreseen
 from app.ledger.group import Group, check_transfers
 from app.ledger.group_store import find_units, read_group_at
@@ -354,19 +352,6 @@ class LedgerService:
     async def test_account_ids(self) -> list[str]:
         """List accounts that were opened for tests."""
         return await self._store.test_account_ids()
-
-    async def empty_account(self, account_id: str) -> Acceptance | None:
-        """Bring an account to zero by an ordinary transaction; None when it is there already."""
-        balance = await self.balance(account_id)
-        own_minor = balance.available_minor - balance.credit_limit_minor
-        if own_minor == 0:
-            return None
-        direction = Direction.DEBIT if own_minor > 0 else Direction.CREDIT
-        amount = parse_amount(decimal_text(abs(own_minor), balance.account.exponent))
-        request = TransactionRequest(
-            account_id=account_id, amount=amount, direction=direction, reference="test cleanup"
-        )
-        return await self.post_transaction(request)
 
     async def verify(self) -> Verification:
         """Compare everything with everything, as far as a bounded time allows."""

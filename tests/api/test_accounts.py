@@ -179,6 +179,23 @@ async def test_test_accounts_are_opened_and_emptied_by_transactions(
     assert available == ["110.00", "0.00", "5.00", "0.000"]
 
 
+async def test_what_is_frozen_or_held_is_emptied_as_well(api: httpx.AsyncClient) -> None:
+    accounts = [{"account_id": name, "opening_balance": "5.00"} for name in ("T1", "T2", "T3")]
+    await api.post("/test/accounts", json={"accounts": accounts})
+    for name, amount in (("T1", "1"), ("T1", "2"), ("T2", "5")):
+        await api.post("/api/v1/holds", json={"account_id": name, "amount": amount})
+    for name, frozen in (("T1", "all"), ("T3", "debit")):
+        await api.patch(f"/api/v1/accounts/{name}", json={"frozen": frozen})
+    cleaned = await api.delete("/test/cleanup")
+    assert (cleaned.status_code, cleaned.json()["emptied"]) == (200, 3), cleaned.text
+    for name in ("T1", "T2", "T3"):
+        balance = (await api.get(f"/api/v1/balance/{name}")).json()
+        assert (balance["available_balance"], balance["held"]) == ("0.00", "0.00")
+        closed = await api.patch(f"/api/v1/accounts/{name}", json={"closed": True})
+        assert closed.status_code == 200
+    assert (await api.delete("/test/cleanup")).json()["emptied"] == 0
+
+
 async def test_a_thousand_test_accounts_are_one_request(api: httpx.AsyncClient) -> None:
     accounts = [
         {"account_id": f"{number:04}", "opening_balance": "1.00", "metadata": {"owner": "x" * 40}}
