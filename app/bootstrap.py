@@ -150,10 +150,10 @@ async def open_services(
             open_redis(settings.redis.url, settings.redis.timeout_ms, _PROBE_CONNECTIONS, retries=1)
         )
         store = LedgerStore(reads, timeout_ms)
-        deadline_ms = settings.ledger.deadline_ms
-        changes = AccountChanges(parts.mode, parts.admission, store, attempts, deadline_ms)
+        mode, deadline_ms = parts.mode, settings.ledger.deadline_ms
+        changes = AccountChanges(mode, parts.admission, store, attempts, deadline_ms)
         stack.push_async_callback(changes.close)
-        watch = ModeWatch(parts.mode, probes, parts.breaker, settings.reliability)
+        watch = ModeWatch(mode, probes, parts.breaker, settings.reliability)
         await stack.enter_async_context(
             running_beside(
                 watch.learn_always(),
@@ -165,10 +165,10 @@ async def open_services(
             keys = KeyWatch(KeyStore(reads, timeout_ms), ring)
             loops = await keys.loops(settings.direct_postgres_url, timeout_ms)
             await stack.enter_async_context(running_beside(*loops))
-        health = HealthCheck(settings, store, [batcher, groups], parts.mode, parts.breaker, probes)
+        health = HealthCheck(settings, store, [batcher, groups], mode, parts.breaker, probes)
         verifier = _verifier(settings, parts, reads, store, probes)
         ledger = LedgerService(
-            settings, store, batcher, groups, parts.mode, health, verifier, attempts, changes
+            settings, store, decisions, batcher, groups, mode, health, verifier, attempts, changes
         )
         yield Services(settings, ledger, EventsService(settings, EventStore(store)))
 

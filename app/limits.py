@@ -85,6 +85,9 @@ CHANGES_MAX: Final = 100
 CHANGE_ROUNDS_MAX: Final = 8
 ACCOUNTS_LOOKED_AT_MAX: Final = 20_000
 
+# Acts on holds of a process that read the hold at once, by the connections that decide.
+HOLD_LOOK_UPS_MAX: Final = 4
+
 # Reading history: how many read it at once in a process and how long the others wait; the rows of
 # one page of a statement in CSV, and of one statement of SQL for it; how many entries a page of a
 # search looks at.

@@ -66,17 +66,22 @@ class Holds:
         self,
         accounts: KnownAccounts,
         units: Batcher[Unit],
-        store: LedgerStore,
+        reads: LedgerStore,
+        decisions: LedgerStore,
         attempts: AttemptNumbers,
         dry_run: DryRun,
         deadline_s: float,
         *,
         requires_key: bool,
     ) -> None:
-        """Share the queue of transfers; does no I/O."""
+        """Share the queue of transfers; does no I/O. An act reads its hold by `decisions`, a few of
+        them at once, so that neither reads hold it up nor a crowd of acts what is decided.
+        """
         self._accounts = accounts
         self._units = units
-        self._store = store
+        self._reads = reads
+        self._store = decisions
+        self._turns = asyncio.Semaphore(limits.HOLD_LOOK_UPS_MAX)
         self._attempts = attempts
         self._dry_run = dry_run
         self._deadline_s = deadline_s
@@ -144,10 +149,7 @@ class Holds:
 
     async def read(self, hold_id: UUID) -> Hold:
         """Read a hold as it is now."""
-        hold = await read_hold(self._store, hold_id)
-        if hold is None:
-            raise errors.HoldNotFound
-        return hold
+        return _there(await read_hold(self._reads, hold_id))
 
     async def of_account(
         self, account_id: str, status: HoldStatus | None, cursor: str | None, limit: int
@@ -158,7 +160,7 @@ class Holds:
         account = (await self._found([account_id], self._way(None))).get(account_id)
         if account is None:
             raise errors.AccountNotFound(pointer="/account_id")
-        holds, last = await read_holds(self._store, account.account_no, status, after, limit)
+        holds, last = await read_holds(self._reads, account.account_no, status, after, limit)
         return holds, None if last is None else encode_cursor(last)
 
     async def _act(self, wanted: _Wanted) -> HoldAcceptance:
@@ -168,7 +170,7 @@ class Holds:
         for number in range(limits.HOLD_ROUNDS_MAX):
             await asyncio.sleep(random.uniform(0, number * _PAUSE_S))  # noqa: S311 - no secret
             way = self._way(wanted.key)._replace(deadline=deadline)
-            hold = await self.read(wanted.hold_id)
+            hold = await self._read_to_act(wanted, way)
             if number == 0:
                 # Its time may have come after an earlier sending was accepted: the journal tells.
                 hold = msgspec.structs.replace(hold, is_due=False)
@@ -199,7 +201,7 @@ class Holds:
         return foreseen, hold.after(*figures, hold.updated_at, hold.mode)
 
     async def _foresee(self, unit: HoldUnit) -> Foreseen:
-        return await self._dry_run.foresee(unit, unit.legs, partial(find_units, self._store))
+        return await self._dry_run.foresee(unit, unit.legs, partial(find_units, self._reads))
 
     async def _built(self, wanted: _Wanted, hold: Hold, way: Way) -> HoldUnit | HoldAcceptance:
         """What is to be done to a hold as it is, or what was before under the same key."""
@@ -211,6 +213,10 @@ class Holds:
             if done is None:
                 raise
             return done
+
+    async def _read_to_act(self, wanted: _Wanted, way: Way) -> Hold:
+        async with answered_by(way.deadline), self._turns:
+            return _there(await read_hold(self._store, wanted.hold_id))
 
     async def _done(self, wanted: _Wanted) -> HoldAcceptance | None:
         """What an act was answered that was done before under this key; None when none was."""
@@ -259,6 +265,12 @@ class Holds:
         if holding is not None and (holding.currency, holding.exponent) != same:
             raise errors.InvariantViolation(f"the account {name} is not as it must be")
         return holding
+
+
+def _there(hold: Hold | None) -> Hold:
+    if hold is None:
+        raise errors.HoldNotFound
+    return hold
 
 
 def _capture(hold_id: UUID, request: CaptureRequest, key: str | None) -> _Wanted:

@@ -59,6 +59,7 @@ class LedgerService:
         self,
         settings: Settings,
         store: LedgerStore,
+        decisions: LedgerStore,
         batcher: Batcher[Item],
         groups: Batcher[Unit],
         mode: ModeKeeper,
@@ -67,7 +68,9 @@ class LedgerService:
         attempts: AttemptNumbers,
         changes: AccountChanges,
     ) -> None:
-        """Put the parts together inside the loop they will run in; does no I/O."""
+        """Put the parts together inside the loop they will run in; does no I/O. `store` is for
+        reads, `decisions` for those that a movement of money waits for.
+        """
         self._loop = asyncio.get_running_loop()
         self._deadline_s = settings.ledger.deadline_ms / 1_000
         self._settings = settings
@@ -86,6 +89,7 @@ class LedgerService:
             self._accounts,
             groups,
             store,
+            decisions,
             attempts,
             self._dry_run,
             self._deadline_s,
