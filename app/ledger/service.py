@@ -75,6 +75,7 @@ class LedgerService:
         self._deadline_s = settings.ledger.deadline_ms / 1_000
         self._settings = settings
         self._store = store
+        self._mode = mode
         self._batcher = batcher
         self._groups = groups
         self._health = health
@@ -301,7 +302,11 @@ class LedgerService:
         return Foreseen(details, {details.account: await self._dry_run.available(details.account)})
 
     async def _send_opening(self, request: AccountRequest) -> bool:
-        """Open the account, sending again after a lost reply: the id can be taken only once."""
+        """Open the account, sending again after a lost reply: the id can be taken only once.
+
+        The ledger's rules may be newer than this process, so who rules is read before.
+        """
+        await self._mode.read_state()
         attempt_id = self._attempts.draw()
         for _ in range(_OPEN_SENDS_MAX):
             try:

@@ -290,6 +290,17 @@ async def test_an_instance_of_an_older_version_decides_nothing_and_is_not_ready(
         refused = await api.post("/api/v1/transaction", json=credit)
         assert (refused.status_code, refused.json()["code"]) == (503, "instance_outdated")
         assert refused.headers["retry-after"]
+        opening = await api.post("/api/v1/accounts", json={"account_id": "B"})
+        assert (opening.status_code, opening.json()["code"]) == (503, "instance_outdated")
+    assert (await api.get("/api/v1/accounts/B")).status_code == 404
+    for method, path, body in (
+        ("POST", "/api/v1/transaction", credit),
+        ("POST", "/api/v1/transactions", {"transactions": [credit]}),
+        ("POST", "/api/v1/accounts", {"account_id": "B"}),
+        ("PATCH", "/api/v1/accounts/A", {"frozen": "all"}),
+    ):
+        foreseen = await api.request(method, f"{path}?dry_run=true", json=body)
+        assert (foreseen.status_code, foreseen.json()["code"]) == (503, "instance_outdated")
     assert (await api.get("/health/ready")).status_code == 503
     assert (await api.get("/api/v1/balance/A")).json()["available_balance"] == "1.00"
     recorded = await database.fetchrow("SELECT epoch, redis_token FROM ledger_shards")
