@@ -233,6 +233,10 @@ class TransactionNotFound(Rejected):
     status = 404
 
 
+class KeyOfMany(Rejected):
+    """The key names a request of many transactions; the same request again tells of each."""
+
+
 class InsufficientAvailable(Rejected):
     """The account's available balance is smaller than the amount."""
 

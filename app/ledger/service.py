@@ -276,9 +276,10 @@ class LedgerService:
 
     async def _by_identity(self, identity: Identity) -> Transaction:
         transactions = await self._store.transactions_by_identity([identity])
-        if identity not in transactions:
-            raise errors.TransactionNotFound
-        return transactions[identity]
+        if identity in transactions:
+            return transactions[identity]
+        named = await self._store.requests_by_identity([identity])
+        raise errors.KeyOfMany if named.get(identity) else errors.TransactionNotFound
 
     async def open_account(self, request: AccountRequest) -> tuple[AccountDetails, bool]:
         """Open an account; the same request again is answered again, with True."""

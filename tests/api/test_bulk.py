@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from app import limits
-from tests.api.test_transactions import available, opened
+from tests.api.test_transactions import available, opened, told
 
 PATH = "/api/v1/transactions"
 
@@ -75,6 +75,20 @@ async def test_all_accepted_is_201(api: httpx.AsyncClient) -> None:
     answer = await sent(api, item("1"), item("2", kind="credit"))
     assert (answer.status_code, codes(answer)) == (201, ["accepted"] * 2)
     assert await available(api) == "101.00"
+
+
+async def test_the_key_of_many_is_not_the_key_of_one(api: httpx.AsyncClient) -> None:
+    await opened(api)
+    await sent(api, item("1"), item("2"), key="all")
+    await sent(api, item("1", idempotency_key="one"), item("2"))
+    answers = [
+        await api.get(PATH, params={"idempotency_key": key}) for key in ("all", "one", "none")
+    ]
+    assert told(answers[0]) == (422, "key_of_many", None)
+    assert answers[1].json()["amount"] == "1.00"
+    assert told(answers[2]) == (404, "transaction_not_found", None)
+    again = await sent(api, item("1"), item("2"), key="all")
+    assert [result["replayed"] for result in again.json()["results"]] == [True, True]
 
 
 async def test_a_credit_before_a_debit_funds_it_where_items_stand_alone(
