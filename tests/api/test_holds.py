@@ -5,11 +5,13 @@ from typing import Any
 from uuid import UUID, uuid4
 
 import httpx
+import msgspec
 import pytest
 
 from app.bootstrap import WorkerServices
+from app.settings import Settings
 from tests.api.test_transactions import INSTANT, available, opened, told
-from tests.conftest import eventually
+from tests.conftest import eventually, serving
 
 HOLDS = "/api/v1/holds"
 
@@ -282,6 +284,26 @@ async def test_an_account_s_holds_are_listed(api: httpx.AsyncClient, accounts: N
     for status, count in (("RELEASED", 1), ("CAPTURED", 0), ("EXPIRED", 0)):
         page = (await api.get(HOLDS, params={"account_id": "A", "status": status})).json()
         assert len(page["holds"]) == count
+
+
+async def test_an_act_waits_for_no_reads(settings: Settings, database: Any) -> None:
+    few = msgspec.structs.replace(settings.postgres, read_connections=1)
+    async with serving(msgspec.structs.replace(settings, postgres=few)) as api:
+        await opened(api)
+        hold_id = (await hold(api)).json()["hold_id"]
+        async with database.transaction():
+            await database.execute("LOCK TABLE journal_detachments IN ACCESS EXCLUSIVE MODE")
+            reading = asyncio.create_task(api.get("/api/v1/accounts/A/statement"))
+
+            async def is_waiting() -> bool:
+                asked = "SELECT EXISTS (SELECT FROM pg_locks WHERE NOT granted)"
+                return bool(await database.fetchval(asked))
+
+            await eventually(is_waiting)
+            captured = await act(api, hold_id, "capture", "k", amount="10")
+            assert (captured.status_code, captured.json()["captured"]) == (200, "10.00")
+            assert not reading.done()
+        assert (await reading).status_code == 200
 
 
 async def test_an_account_with_a_hold_is_not_closed(api: httpx.AsyncClient, accounts: None) -> None:
