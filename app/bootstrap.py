@@ -57,6 +57,7 @@ from app.ledger.watch import ModeWatch
 from app.security.key_ring import KeyRing, KeyWatch
 from app.security.store import KeyStore
 from app.settings import Settings, load_settings
+from app.web.service import Dashboard
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis
@@ -79,6 +80,7 @@ class Services(msgspec.Struct, frozen=True):
     settings: Settings
     ledger: LedgerService
     events: EventsService
+    dashboard: Dashboard
 
 
 class WorkerServices(msgspec.Struct, frozen=True):
@@ -135,8 +137,7 @@ async def open_services(
         await parts.mode.settle_ruling()
         journal = instruments.journal(parts.pool, timeout_ms)
         stack.push_async_callback(journal.close)
-        decisions = LedgerStore(parts.pool, timeout_ms)
-        batcher, groups = _batchers(settings, parts, journal, decisions, attempts)
+        batcher, groups = _batchers(settings, parts, journal, attempts)
         batcher.start()
         groups.start()
         stack.push_async_callback(lambda: asyncio.gather(batcher.stop(), groups.stop()))
@@ -170,17 +171,15 @@ async def open_services(
         ledger = LedgerService(
             settings, store, decisions, batcher, groups, mode, health, verifier, attempts, changes
         )
-        yield Services(settings, ledger, EventsService(settings, EventStore(store)))
+        events = EventsService(settings, EventStore(store))
+        yield Services(settings, ledger, events, Dashboard(store))
 
 
 def _batchers(
-    settings: Settings,
-    parts: "_Parts",
-    journal: Journal,
-    store: LedgerStore,
-    attempts: AttemptNumbers,
+    settings: Settings, parts: "_Parts", journal: Journal, attempts: AttemptNumbers
 ) -> tuple[Batcher[Item], Batcher[Unit]]:
     """Make the queues of single transactions, with bulk requests, and of transfers."""
+    store = LedgerStore(parts.pool, settings.postgres.timeout_ms)
     common = (parts.mode, parts.admission, journal, store, attempts)
     singles, transfers = Pipeline(*common), Pipeline(*common, groups=True)
     whole = PartPipeline(singles, parts.mode, journal, store, attempts)

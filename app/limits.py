@@ -152,6 +152,27 @@ DELIVERED_KEPT: Final = 1_000
 DEAD_KEPT: Final = 10_000
 DELIVERIES_FORGOTTEN_MAX: Final = 5_000
 
+# The dashboard: how often it looks, for how many listeners in a process, and for how long one may
+# take to accept a snapshot; the seconds that are shown and of how many percentiles are; the seconds
+# that are counted again because a commit may come late; the most of each kind that is looked at.
+LIVE_SAMPLE_S: Final = 1.0
+LIVE_FIGURES_S: Final = 2.0
+LIVE_LISTENERS_MAX: Final = 64
+LIVE_SEND_S: Final = 5.0
+LIVE_RECONNECT_MS: Final = 1_000
+LIVE_SECONDS_SHOWN: Final = 60
+LIVE_SECONDS_AGAIN: Final = 3
+LIVE_WINDOW_S: Final = 10
+LIVE_BATCHES_MAX: Final = 20_000
+LIVE_SETTLEMENTS_MAX: Final = 20_000
+LIVE_PENDING_BATCHES_MAX: Final = 10_000
+LIVE_SAMPLED_BATCHES: Final = 100
+LIVE_SAMPLED_ENTRIES: Final = 1_000
+LIVE_ACCOUNTS_SHOWN: Final = 8
+LIVE_TRANSACTIONS_SHOWN: Final = 15
+LIVE_EPOCHS_SHOWN: Final = 8
+REFUSAL_MINUTES: Final = 60
+
 # One process numbers its attempts below 2^36, enough for two years at a thousand a second; the
 # process number fills the bits above, enough for 134 million starts.
 ATTEMPTS_PER_PROCESS_MAX: Final = 2**36

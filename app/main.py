@@ -19,14 +19,16 @@ from litestar.types import ASGIApp, LifeSpanReceive, LifeSpanSend, Receive, Scop
 from app import errors, limits
 from app.api.connection import LEAVING, BoundedConnection
 from app.api.fast_lane import FastLane
-from app.api.metrics import metrics_of
+from app.api.metrics import counted, metrics_of
 from app.api.observer import RequestObserver
 from app.api.openapi import openapi_config
 from app.api.problem import name_answer, render
 from app.api.routers import all_routers
 from app.api.security import secured
-from app.api.starting import Opening, StartingLedger
+from app.api.starting import Opening, StartingServices
 from app.api.traced_request import TracedRequest
+from app.bootstrap import Services
+from app.infra.lifetimes import running_beside
 from app.infra.log import masked
 from app.infra.metrics_server import serving_metrics
 from app.ledger.instruments import Instruments, observing
@@ -35,6 +37,9 @@ from app.security.guard import Guard
 from app.security.key_ring import KeyRing
 from app.security.rate import RateLimit
 from app.settings import Settings, load_settings
+from app.web.counts import Counts
+from app.web.live import LiveFeed
+from app.web.snapshot import Sampler, Sources
 
 VERSION = "0.1.0"
 _BACKLOG = 2_048
@@ -45,7 +50,13 @@ _CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20"
 _COLLECT_AFTER = (50_000, 50, 100)
 
 
-def server_config(settings: Settings, instruments: Instruments | None = None) -> uvicorn.Config:
+class ServerConfig(uvicorn.Config):
+    """How to serve; `live` has to be ended before a server waits for its connections to end."""
+
+    live: LiveFeed
+
+
+def server_config(settings: Settings, instruments: Instruments | None = None) -> ServerConfig:
     """Describe the server: the application, and the fast lane beside it.
 
     The lane writes no access log of uvicorn's and no headers of the server's, so neither may be
@@ -75,7 +86,7 @@ def server_config(settings: Settings, instruments: Instruments | None = None) ->
     beside = partial(
         serving_metrics, own.metrics_host, own.metrics_port, lambda: metrics_of(router.state)
     )
-    return uvicorn.Config(
+    config = ServerConfig(
         _with_life(router, app, opening, beside),
         host=settings.http.host,
         port=settings.http.port,
@@ -96,6 +107,8 @@ def server_config(settings: Settings, instruments: Instruments | None = None) ->
         ssl_keyfile=rules.tls_key or None,
         ssl_ciphers=_CIPHERS,
     )
+    config.live = router.state.live
+    return config
 
 
 def _rate_limit(settings: Settings) -> RateLimit | None:
@@ -113,23 +126,25 @@ def _connections_max(settings: Settings) -> int:
 
 
 def _router(settings: Settings, observer: RequestObserver) -> Litestar:
+    state = State({"observer": observer, "default_currency": settings.ledger.default_currency})
+    _set_services(state, StartingServices())
+    state.counts = Counts(partial(counted, observer) if observer.counts else None)
+    sampler = Sampler(lambda: Sources(state.ledger, state.dashboard), state.counts)
+    state.live = LiveFeed(sampler.take)
     return Litestar(
         route_handlers=all_routers(settings),
         exception_handlers={Exception: render},
         before_send=[name_answer],
         openapi_config=openapi_config(VERSION, needs_key=settings.security.require_api_key),
         request_max_body_size=limits.BODY_BYTES_MAX,
-        state=State(
-            {
-                "ledger": StartingLedger(),
-                "events": StartingLedger(),
-                "observer": observer,
-                "default_currency": settings.ledger.default_currency,
-            }
-        ),
+        state=state,
         debug=False,
         logging_config=None,
     )
+
+
+def _set_services(state: State, services: Services | StartingServices) -> None:
+    state.update(ledger=services.ledger, events=services.events, dashboard=services.dashboard)
 
 
 def _with_life(
@@ -147,9 +162,23 @@ def _with_life(
     return serve
 
 
-class _Server(uvicorn.Server):
+class Server(uvicorn.Server):
+    """A server that tells those who would stay that it goes."""
+
+    config: ServerConfig
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Say so to every connection, those included that are being accepted now, and end what has
+        no end of its own.
+        """
+        self.lifespan.state[LEAVING] = True
+        self.config.live.end()
+        await super().shutdown(sockets)
+
+
+class _LastingServer(Server):
     """A server whose garbage collector leaves alone what will live as long as the process, and
-    that says when it serves and when it goes.
+    that says when it serves.
     """
 
     notify_socket = ""
@@ -162,11 +191,6 @@ class _Server(uvicorn.Server):
         gc.set_threshold(*_COLLECT_AFTER)
         if self.started and self.notify_socket:
             _notify(self.notify_socket)
-
-    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Say so to every connection, those included that are being accepted now."""
-        self.lifespan.state[LEAVING] = True
-        await super().shutdown(sockets)
 
 
 def _notify(address: str) -> None:
@@ -205,7 +229,7 @@ async def _live(
     """
     await receive()
     async with AsyncExitStack() as stack:
-        opening = open_all(lambda ledger, events: app.state.update(ledger=ledger, events=events))
+        opening = open_all(partial(_set_services, app.state))
         stack.push_async_callback(opening.close)
         try:
             await opening.first_attempt()
@@ -214,6 +238,7 @@ async def _live(
             return
         await stack.enter_async_context(app.lifespan())
         await stack.enter_async_context(beside())
+        await stack.enter_async_context(running_beside(app.state.counts.note_minutes()))
         await send({"type": "lifespan.startup.complete"})
         await receive()
     await send({"type": "lifespan.shutdown.complete"})
@@ -239,7 +264,7 @@ def main() -> int:
         except (OSError, ssl.SSLError) as error:
             print(f"error: TLS certificate or key: {error.strerror or error}", file=sys.stderr)
             return 2
-        server = _Server(config)
+        server = _LastingServer(config)
         server.notify_socket = settings.http.notify_socket
         try:
             server.run(sockets)

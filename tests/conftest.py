@@ -26,7 +26,7 @@ from app.infra.embedded import EmbeddedPostgres, EmbeddedRedis, start_postgres, 
 from app.infra.migrations import migrate
 from app.kit.money import currency_exponent, minor_units, parse_amount
 from app.ledger.model import AccountRequest
-from app.main import server_config
+from app.main import Server, ServerConfig, server_config
 from app.settings import Http, Ledger, Postgres, Redis, Reliability, Settings
 
 _MEMORY_BYTES_MIN = 4 * 1024**3
@@ -172,7 +172,7 @@ def open_account(services: Services) -> OpenAccount:
 @asynccontextmanager
 async def listening(config: uvicorn.Config) -> AsyncIterator[uvicorn.Server]:
     """Run a server in this loop."""
-    server = uvicorn.Server(config)
+    server = Server(config) if isinstance(config, ServerConfig) else uvicorn.Server(config)
     task = asyncio.create_task(server.serve())
     await eventually(lambda: server.started or task.done())
     if task.done():

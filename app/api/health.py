@@ -9,7 +9,6 @@ from litestar.openapi.datastructures import ResponseSpec
 
 from app.api.connection import LEAVING
 from app.infra.http import documented, json_answer
-from app.ledger.codes import Mode
 from app.ledger.model import Consistency, Controls, LedgerHealth
 from app.ledger.schemas import instant
 
@@ -120,7 +119,7 @@ async def get_detailed(state: State) -> Response[bytes]:
     """Show every component, the mode and epoch, and how far behind the settler is."""
     health: LedgerHealth = await state.ledger.health()
     answer = DetailedHealth(
-        status=_word(health),
+        status=health.status,
         ready=health.ready,
         mode=health.mode,
         epoch=health.epoch,
@@ -167,15 +166,7 @@ def _consistency(check: Consistency | None) -> ConsistencyAnswer | None:
 
 
 def _summary(health: LedgerHealth) -> Health:
-    return Health(status=_word(health), mode=health.mode, epoch=health.epoch)
-
-
-def _word(health: LedgerHealth) -> str:
-    if not health.ready:
-        return "unavailable"
-    is_consistent = health.consistency is None or health.consistency.ok
-    is_whole = all(part.ok for part in health.components.values())
-    return "healthy" if is_whole and is_consistent and health.mode == Mode.REDIS else "degraded"
+    return Health(status=health.status, mode=health.mode, epoch=health.epoch)
 
 
 health_router = Router(

@@ -7,12 +7,14 @@ from litestar import Response, get
 from litestar.datastructures import State
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
+from app.api.observer import RequestObserver
 from app.errors import Unavailable
 from app.events.model import SinkLag
 from app.infra.http import documented
 from app.infra.telemetry import CONTENT_TYPE, exposition
 from app.ledger.codes import Mode
 from app.ledger.model import LedgerHealth
+from app.web.counts import Counted
 
 _MODES = (*(mode.value for mode in Mode), "unknown")
 
@@ -52,6 +54,19 @@ def _told(sinks: Sequence[SinkLag]) -> Iterator[Metric]:
         lag.add_metric([each.sink], each.lag_s)
         told.add_metric([each.sink], each.told)
     yield from (lag, told)
+
+
+def counted(observer: RequestObserver) -> Counted:
+    """Read for the dashboard what this process counted."""
+    instruments = observer.instruments
+    decided = instruments.decided()
+    return Counted(
+        decided.get("accepted", 0),
+        decided.get("replayed", 0),
+        instruments.refused(),
+        observer.problems(),
+        observer.write_times(),
+    )
 
 
 def _gauge(name: str, what: str, value: float) -> GaugeMetricFamily:

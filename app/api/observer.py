@@ -12,7 +12,7 @@ from prometheus_client.core import Metric
 
 from app import errors, limits
 from app.api.fast_lane import HOT_ENDPOINT
-from app.infra.http import noted_of
+from app.infra.http import EVENT_STREAM, noted_of
 from app.infra.log import fields
 from app.infra.telemetry import Counters, Histograms
 from app.ledger.instruments import Instruments
@@ -20,6 +20,8 @@ from app.ledger.model import Acceptance
 from app.settings import Observation
 
 UNKNOWN = "unknown"
+_WRITES = "POST "
+_ENDLESS = (b"content-type", EVENT_STREAM.encode())
 _METHODS = frozenset(("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"))
 _REFUSED, _FAILED = 400, 500
 _COUNTED_TOGETHER = 1_000
@@ -131,14 +133,22 @@ class RequestObserver:
 
     async def _serve(self, app: ASGIApp, scope: HTTPScope, receive: Receive, send: Send) -> None:
         began = perf_counter()
-        status, request_id = 0, ""
+        status, request_id, is_endless = 0, "", False
+
+        def note() -> None:
+            if not is_endless:
+                self._noted(scope, status, began, request_id)
 
         async def noted(message: Message) -> None:
-            nonlocal status, request_id
+            nonlocal status, request_id, is_endless
             if message["type"] == "http.response.start":
-                status = message["status"]
-                sent = (value for name, value in message["headers"] if name == b"x-request-id")
+                status, headers = message["status"], list(message["headers"])
+                sent = (value for name, value in headers if name == b"x-request-id")
                 request_id = next(sent, b"").decode("latin-1")
+                if _ENDLESS in headers:
+                    # Its end says when somebody left, and not how long an answer took.
+                    note()
+                    is_endless = True
             await send(message)
 
         tracing = self.instruments.tracing
@@ -146,7 +156,7 @@ class RequestObserver:
             try:
                 await app(scope, receive, noted)
             finally:
-                self._noted(scope, status, began, request_id)
+                note()
             return
         names = (value for name, value in scope["headers"] if name == b"traceparent")
         sent = next(names, None)
@@ -157,7 +167,7 @@ class RequestObserver:
         finally:
             span.update_name(endpoint_of(scope))
             tracing.end(span, status, request_id, noted_of(scope).get("code"))
-            self._noted(scope, status, began, request_id)
+            note()
 
     def _noted(self, scope: HTTPScope, status: int, began: float, request_id: str) -> None:
         if not status:
@@ -166,6 +176,17 @@ class RequestObserver:
         if known.get("code") == errors.BodyIncomplete.code:
             return  # nobody is there to be told; what the connection says of it counts by itself
         self.answered(endpoint_of(scope), status, began, request_id, **known)
+
+    def write_times(self) -> list[int]:
+        """Tell how many writes were answered, by the time they took, between the bounds of
+        `app.infra.telemetry.SECONDS`.
+        """
+        self._count_hot()
+        return self._seconds.counts(_WRITES)
+
+    def problems(self) -> dict[str, int]:
+        """Tell how many requests were answered with a problem, by code."""
+        return self._problems.by_last_label()
 
     def collect(self) -> Iterator[Metric]:
         """Describe what was counted."""

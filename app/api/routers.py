@@ -8,6 +8,7 @@ from app.api.openapi import assets_router
 from app.events.routes import events_router
 from app.ledger.routes import ledger_router
 from app.settings import Settings
+from app.web.routes import web_router
 
 
 def all_routers(settings: Settings) -> list[Router]:
@@ -18,4 +19,5 @@ def all_routers(settings: Settings) -> list[Router]:
         health_router,
         Router(path="/", route_handlers=[get_metrics], tags=["health"]),
         assets_router(),
+        web_router(),
     ]

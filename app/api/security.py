@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 from litestar import Litestar
@@ -12,7 +13,7 @@ from litestar.utils import normalize_path
 from app.api.answering import NO_SNIFF, NO_STORE, RawHeaders, page_headers, raw
 from app.api.problem import PROBLEM_TYPE, known_of, problem, request_id
 from app.errors import LedgerError
-from app.infra.http import note
+from app.infra.http import STILL_ADMITTED, note
 from app.security.cors import Cors
 from app.security.guard import Guard
 
@@ -44,6 +45,9 @@ def secured(router: Litestar, guard: Guard, cors: Cors | None) -> ASGIApp:
                 await _send_problem(answer, error, headers)
                 return
             answer.added += raw(admitted.headers)
+            scope.setdefault("state", {})[STILL_ADMITTED] = partial(
+                guard.still_admits, scope["method"], scope["path"], headers
+            )
         await router(scope, receive, answer)
 
     return serve
@@ -73,7 +77,8 @@ class _Answer:
                 return
         elif held is not None and message["type"] == "http.response.body":
             self._held = None
-            held["headers"] += page_headers(b"" if message.get("more_body") else message["body"])
+            page = b"" if message.get("more_body") else message["body"]
+            held["headers"] += page_headers(page, dict(held["headers"]))
             await self._send(held)
         await self._send(message)
 

@@ -6,11 +6,9 @@ from collections.abc import Callable
 from typing import Any, NoReturn
 
 from app import errors
-from app.bootstrap import open_services
-from app.events.service import EventsService
+from app.bootstrap import Services, open_services
 from app.ledger.instruments import Instruments
 from app.ledger.model import ComponentHealth, LedgerHealth
-from app.ledger.service import LedgerService
 from app.security.key_ring import KeyRing
 from app.settings import Settings
 
@@ -44,15 +42,21 @@ class StartingLedger:
         raise errors.Starting
 
 
+class StartingServices:
+    """Stands in for all services."""
+
+    def __init__(self) -> None:
+        """Begin before the first attempt."""
+        self.ledger = self.events = self.dashboard = StartingLedger()
+
+
 class Opening:
     """Keeps the ledger open from when it can be until it is told to close."""
 
     def __init__(
         self,
         settings: Settings,
-        set_services: Callable[
-            [LedgerService | StartingLedger, EventsService | StartingLedger], Any
-        ],
+        set_services: Callable[[Services | StartingServices], Any],
         key_ring: KeyRing | None = None,
         instruments: Instruments | None = None,
     ) -> None:
@@ -61,10 +65,10 @@ class Opening:
         self._instruments = instruments
         self._set_services = set_services
         self._key_ring = key_ring
-        self._starting = StartingLedger()
+        self._starting = StartingServices()
         self._tried = asyncio.Event()
         self._closing = asyncio.Event()
-        set_services(self._starting, self._starting)
+        set_services(self._starting)
         self._task = asyncio.create_task(self._keep_open())
 
     async def first_attempt(self) -> None:
@@ -85,19 +89,19 @@ class Opening:
             try:
                 opened = open_services(self._settings, self._key_ring, self._instruments)
                 async with opened as services:
-                    self._set_services(services.ledger, services.events)
+                    self._set_services(services)
                     self._tried.set()
                     await self._closing.wait()
-                    self._set_services(self._starting, self._starting)
+                    self._set_services(self._starting)
                 return
             except errors.LedgerError as error:
                 is_outdated = isinstance(error, errors.InstanceOutdated)
                 may_end = isinstance(error, errors.Unavailable) and not is_outdated
                 if not may_end and not self._tried.is_set():
                     raise
-                if error.detail != self._starting.waits_for:
+                if error.detail != self._starting.ledger.waits_for:
                     _log.warning("waits: %s", error.detail)
-                self._starting.waits_for = error.detail
+                self._starting.ledger.waits_for = error.detail
             except Exception:
                 if not self._tried.is_set():
                     raise

@@ -31,6 +31,9 @@ from app.kit.decoding import check_json_type, decode_json
 T = TypeVar("T")
 encode = msgspec.json.Encoder().encode
 JSON = "application/json"
+EVENT_STREAM = "text/event-stream"
+# In the state of a guarded request: tells whether its key works now, for answers that take long.
+STILL_ADMITTED = "still_admitted"
 HttpRequest = Request[Any, Any, Any]
 
 
@@ -221,6 +224,27 @@ def described_parameters(*parameters: Parameter, text_form: str | None = None) -
             if text_form is not None and isinstance(good, OpenAPIResponse):
                 media_type = OpenAPIMediaType(schema=Schema(type=OpenAPIType.STRING))
                 good.content = {**(good.content or {}), text_form: media_type}
+
+    return DescribedOperation
+
+
+def described_events(data: type) -> type[Operation]:
+    """Make the operation class of a route that answers with server-sent events, whose data is the
+    given struct as JSON.
+    """
+    schema = msgspec.json.schema(data)
+    inlined = _inlined(schema, schema["$defs"])
+    told = {"type": "string", "contentMediaType": JSON, "contentSchema": inlined}
+    event = {"type": "object", "properties": {"data": told}, "required": ["data"]}
+
+    @dataclass
+    class DescribedOperation(Operation):
+        """An operation with its events described."""
+
+        def __post_init__(self) -> None:
+            good = (self.responses or {})["200"]
+            if isinstance(good, OpenAPIResponse):
+                good.content = {EVENT_STREAM: OpenAPIMediaType(schema=_RawSchema(event))}
 
     return DescribedOperation
 

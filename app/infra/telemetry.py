@@ -66,6 +66,11 @@ class Histograms:
             histogram = self._by_label[label] = Histogram(self._bounds)
         return histogram
 
+    def counts(self, prefix: str) -> list[int]:
+        """Add up how often values fell between the bounds, where the label begins so."""
+        found = [each.counts for label, each in self._by_label.items() if label.startswith(prefix)]
+        return [sum(column) for column in zip([0] * (len(self._bounds) + 1), *found, strict=True)]
+
     def collect(self) -> Metric:
         """Describe all of them."""
         family = HistogramMetricFamily(self._name, self._what, labels=[self._label])
@@ -88,6 +93,13 @@ class Counters:
     def add(self, labels: tuple[str, ...], count: int = 1) -> None:
         """Count."""
         self._counts[labels] = self._counts.get(labels, 0) + count
+
+    def by_last_label(self) -> dict[str, int]:
+        """Tell the counts by the last label, whatever the others are."""
+        totals: dict[str, int] = {}
+        for labels, count in self._counts.items():
+            totals[labels[-1]] = totals.get(labels[-1], 0) + count
+        return totals
 
     def collect(self) -> Metric:
         """Describe all of them."""

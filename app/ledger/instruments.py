@@ -182,6 +182,14 @@ class Instruments:
             if count:
                 self._decided.add((kind, outcome), count)
 
+    def decided(self) -> dict[str, int]:
+        """Tell how many requests were decided in batches, by outcome."""
+        return self._decided.by_last_label()
+
+    def refused(self) -> dict[str, int]:
+        """Tell how many of those were refused, by code."""
+        return self._refused.by_last_label()
+
     def switched(self, mode: str, reason: str) -> None:
         """Note an epoch that this process opened."""
         words = (word for start, word in _REASONS.items() if reason.lower().startswith(start))

@@ -347,6 +347,15 @@ class LedgerHealth(msgspec.Struct, frozen=True, kw_only=True):
     controls: Controls | None
     consistency: Consistency | None
 
+    @property
+    def status(self) -> str:
+        """Whether this instance works, in one word."""
+        if not self.ready:
+            return "unavailable"
+        is_consistent = self.consistency is None or self.consistency.ok
+        is_whole = all(part.ok for part in self.components.values())
+        return "healthy" if is_whole and is_consistent and self.mode == Mode.REDIS else "degraded"
+
 
 def check_account_id(account_id: str, pointer: str = "/account_id") -> None:
     """Refuse an account id no account can have."""

@@ -13,6 +13,8 @@ from app.security.rate import RateLimit, caller_at
 _PROBES = frozenset(("/health/live", "/health/ready"))
 # The API document is as public as the source it is made from.
 _PUBLIC = frozenset(("schema", "schema-assets"))
+# So are the dashboard's pages: what they show they ask for with a key.
+_PAGES, _PAGE_PARTS = frozenset(("web", "accounts")), 2
 _ADMIN = frozenset(("test",))
 _OPERATOR_ACTS = frozenset((("api", "v1", "verify"),))
 # What an operator needs most when PostgreSQL is away, and what shows no account.
@@ -39,9 +41,13 @@ def needed_scope(method: str, path: str) -> Scope | None:
     first = parts[0] if parts else ""
     if first in _ADMIN or parts in _OPERATOR_ACTS:
         return Scope.ADMIN
-    if path in _PROBES or first in _PUBLIC:
+    if path in _PROBES or first in _PUBLIC or (method in _READS and _is_page(parts)):
         return None
     return Scope.READ if method in _READS else Scope.WRITE
+
+
+def _is_page(parts: tuple[str, ...]) -> bool:
+    return not parts or (len(parts) == _PAGE_PARTS and parts[0] in _PAGES)
 
 
 class Guard:
@@ -81,6 +87,10 @@ class Guard:
             refused.headers = {**told, **refused.headers}
             raise refused
         return Admitted(key.key_id if key is not None else None, told)
+
+    def still_admits(self, method: str, path: str, headers: Mapping[bytes, bytes]) -> bool:
+        """Tell whether the key of a request that was admitted before works now."""
+        return self._known(method, path, headers)[1] is None
 
     def _known(
         self, method: str, path: str, headers: Mapping[bytes, bytes]

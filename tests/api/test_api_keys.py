@@ -58,6 +58,11 @@ async def test_each_scope_may_what_it_says_on_both_ways(settings: Settings, lane
         ("GET", "/health/live", {}, {"": 200, "read": 200}),
         ("GET", "/health/ready", {}, {"": 200}),
         ("GET", "/schema/openapi.json", {}, {"": 200}),
+        ("GET", "/", {}, {"": 200}),
+        ("GET", "/accounts/A", {}, {"": 200}),
+        ("GET", "/web/shared.js", {}, {"": 200}),
+        ("GET", "/api/v1/live", {}, {"": 401}),
+        ("GET", "/api/v1/metrics/realtime", {}, {"": 401, "read": 200}),
     ]
     async with serving(guarded(settings, lane=lane)) as api:
         for method, path, arguments, wanted in asked:
@@ -126,6 +131,24 @@ async def test_without_notifications_a_revocation_is_known_within_the_bound(
         await eventually(is_refused, timeout_s=limits.KEYS_STALE_S)
 
 
+async def test_a_live_feed_ends_when_its_key_is_revoked(settings: Settings) -> None:
+    token = make_key(settings, "read")
+    async with (
+        serving(guarded(settings)) as api,
+        api.stream("GET", "/api/v1/live", headers=bearer(token)) as feed,
+    ):
+        assert feed.status_code == 200
+        told = feed.aiter_bytes()
+        assert await anext(told)
+        revoked = await asyncio.to_thread(operate, settings, "key", "revoke", token)
+        assert revoked.returncode == 0
+        async with asyncio.timeout(limits.KEYS_STALE_S):
+            # It ends by itself: a feed that goes on would have this wait too long.
+            assert [body async for body in told]
+        answer = await api.get("/api/v1/live", headers=bearer(token))
+        assert (answer.status_code, answer.json()["code"]) == (401, "api_key_invalid")
+
+
 async def test_a_key_can_only_be_revoked_and_once(settings: Settings, database: Any) -> None:
     key_id = make_key(settings, "read")[3:15]
     for change in (
@@ -186,6 +209,7 @@ async def test_every_route_but_the_public_ones_needs_a_key(settings: Settings) -
     assert {path for path in public if not path.startswith("/schema-assets")} == {
         "/health/live",
         "/health/ready",
+        *("/", "/accounts/{account_id:str}", "/web/{name:str}"),
     }
 
 

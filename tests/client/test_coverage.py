@@ -72,8 +72,8 @@ CALLS: dict[str, Call[Any] | Listing[Any]] = {
     "health_details": service_calls.health_details(),
     "verify": service_calls.verify(),
 }
-# For tests, orchestrators and scrapers; and the second name of what is offered by its first.
-_NOT_OFFERED = re.compile(r"/test/|/metrics|/health/(live|ready)|/api/v1/health")
+# For tests, orchestrators, scrapers and pages; and the second name of what is offered by its first.
+_NOT_OFFERED = re.compile(r"/test/|/metrics|/health/(live|ready)|/api/v1/(health|live|metrics)")
 _WITHOUT_KEY = ("/api/v1/accounts", "/api/v1/webhooks")
 
 

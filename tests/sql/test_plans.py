@@ -13,9 +13,12 @@ import asyncpg
 import pytest
 
 from app.infra.embedded import EmbeddedPostgres
-from bench.growth.long_history import HOT, OTHER, QUERIES, Filled, fill
+from app.infra.queries import load_queries
+from bench.growth.long_history import HOT, OTHER, Filled, fill
+from bench.growth.long_history import QUERIES as READ_QUERIES
 from tests.conftest import database_url_of
 
+QUERIES = READ_QUERIES | {name: query.sql for name, query in load_queries("web").items()}
 BATCHES, ACCOUNTS, ENTRIES = 2_000, 400, 50
 LARGE = ("journal_entries", "journal_batches", "settlement_lines")
 COUNTED = """
@@ -47,6 +50,11 @@ READS: list[tuple[str, str, int]] = [
     ("entry_by_position", "busy", 5),
     ("accounts_to_load", "busy", 3 * PENDING),
     ("accounts_to_load", "quiet", 200),
+    ("live_seconds", "busy", 20),
+    ("live_pending", "busy", 25),
+    ("live_settled", "busy", 0),
+    ("live_recent", "busy", 15 * 50 + 15),
+    ("live_hot", "busy", 1_000 + 2 * 50 + 100),
 ]
 
 
@@ -83,6 +91,11 @@ def arguments_of(name: str, whose: str, filled: Filled) -> tuple[str, list[Any]]
     place, first = [at, -1, -1], at - timedelta(days=9_000)
     anything, limits = [None] * 5, [101, 1_000]
     asked: dict[str, tuple[str, list[Any]]] = {
+        "live_seconds": ("live_seconds", [filled.last_at - timedelta(seconds=60), 1_000]),
+        "live_pending": ("live_pending", [1_000]),
+        "live_settled": ("live_settled", [first, 0, 1_000]),
+        "live_recent": ("live_recent", [15]),
+        "live_hot": ("live_hot", [first, 100, 1_000, 8]),
         "balance": ("balance", [HOT if whose == "busy" else OTHER]),
         "booked_at": ("booked_at", [account_no, *place]),
         "backdated_since": ("backdated_since", [account_no, at]),

@@ -7,7 +7,7 @@ import pytest
 from app.database import INDEXES, expected_indexes
 from app.infra.queries import Query, load_queries
 
-FILES = ("ledger", "verify", "reads", "events", "security", "upkeep")
+FILES = ("ledger", "verify", "reads", "events", "security", "upkeep", "web")
 QUERIES = {name: query for file in FILES for name, query in load_queries(file).items()}
 
 

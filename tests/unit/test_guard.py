@@ -45,7 +45,18 @@ def ring_of(*keys: ApiKey) -> KeyRing:
         ("GET", "/health/live/", Scope.READ),
         ("GET", "/metrics", Scope.READ),
         ("GET", "/nowhere", Scope.READ),
-        ("GET", "/", Scope.READ),
+        ("GET", "/", None),
+        ("HEAD", "/", None),
+        ("POST", "/", Scope.WRITE),
+        ("GET", "/web/style.css", None),
+        ("GET", "/web", Scope.READ),
+        ("GET", "/web/a/b", Scope.READ),
+        ("GET", "/accounts/A", None),
+        ("GET", "/accounts", Scope.READ),
+        ("GET", "/accounts/A/statement", Scope.READ),
+        ("PATCH", "/accounts/A", Scope.WRITE),
+        ("GET", "/api/v1/live", Scope.READ),
+        ("GET", "/api/v1/accounts/A", Scope.READ),
         ("POST", "/api/v1/transaction", Scope.WRITE),
         ("PATCH", "/api/v1/accounts/A", Scope.WRITE),
         ("XYZ", "/api/v1/balance/A", Scope.WRITE),
@@ -85,6 +96,19 @@ def test_a_key_is_read_from_either_header_and_its_own_goes_first() -> None:
         guard.admit("GET", "/health", {b"x-api-key": wrong, b"authorization": sent}, None)
     with pytest.raises(errors.ApiKeyMissing):
         guard.admit("GET", "/health", {}, None)
+
+
+def test_a_key_that_worked_is_asked_about_again() -> None:
+    key = draw_key()
+    ring, sent = ring_of(kept(key)), {b"x-api-key": key.token.encode()}
+    asked = ("GET", "/api/v1/live", sent)
+    guard = Guard(ring, RateLimit(1, 60))
+    assert guard.admit(*asked, None).key_id == key.key_id
+    assert guard.still_admits(*asked), "asking again takes nothing from its rate"
+    ring.replace([], time.monotonic())
+    assert not guard.still_admits(*asked)
+    ring.replace([kept(key)], time.monotonic() - limits.KEYS_STALE_S - 1)
+    assert not guard.still_admits(*asked), "a ring that is too old knows of no key"
 
 
 def wrong_tokens(key: NewKey) -> Iterator[bytes]:

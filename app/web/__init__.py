@@ -1,0 +1,1 @@
+"""The dashboard: what the ledger does now, for people to look at."""
