@@ -137,7 +137,8 @@ async def open_services(
         await parts.mode.settle_ruling()
         journal = instruments.journal(parts.pool, timeout_ms)
         stack.push_async_callback(journal.close)
-        batcher, groups = _batchers(settings, parts, journal, attempts)
+        decisions = LedgerStore(parts.pool, timeout_ms)
+        batcher, groups = _batchers(settings, parts, journal, decisions, attempts)
         batcher.start()
         groups.start()
         stack.push_async_callback(lambda: asyncio.gather(batcher.stop(), groups.stop()))
@@ -176,10 +177,13 @@ async def open_services(
 
 
 def _batchers(
-    settings: Settings, parts: "_Parts", journal: Journal, attempts: AttemptNumbers
+    settings: Settings,
+    parts: "_Parts",
+    journal: Journal,
+    store: LedgerStore,
+    attempts: AttemptNumbers,
 ) -> tuple[Batcher[Item], Batcher[Unit]]:
     """Make the queues of single transactions, with bulk requests, and of transfers."""
-    store = LedgerStore(parts.pool, settings.postgres.timeout_ms)
     common = (parts.mode, parts.admission, journal, store, attempts)
     singles, transfers = Pipeline(*common), Pipeline(*common, groups=True)
     whole = PartPipeline(singles, parts.mode, journal, store, attempts)
