@@ -15,12 +15,10 @@ from typing import TYPE_CHECKING, NamedTuple
 import msgspec
 
 from app import errors
-from app.events.courier import Courier, Sink
-from app.events.feed import Feed
-from app.events.nats_stream import NatsStream
-from app.events.redis_stream import RedisStream
+from app.events.courier import Courier
 from app.events.service import EventsService
 from app.events.store import EventStore
+from app.events.tellers import open_tellers
 from app.events.webhooks import Webhooks
 from app.infra.lifetimes import running_beside, waited_for
 from app.infra.log import masked, start_log
@@ -67,7 +65,6 @@ if TYPE_CHECKING:
 DEMO_ACCOUNTS = {"ACC001": "1000000", "ACC002": "500000", "ACC003": "2000000"}
 EPOCH_CHANNEL = "ledger_epoch"
 _PROBE_CONNECTIONS = 2
-_EVENT_CONNECTIONS = 3
 # A reservation this many times older than the reaper allows is a leak it did not end.
 _LEAK_AGES = 3
 _SETTLER_TIMEOUT_MS = 60_000
@@ -245,31 +242,8 @@ async def open_worker_services(
             ),
             Sweeper(parts.mode, probes),
             _expiry(stack, settings, parts, store, attempts),
-            *await _tellers(stack, settings),
+            *await open_tellers(stack, settings),
         )
-
-
-async def _tellers(
-    stack: AsyncExitStack, settings: Settings
-) -> tuple[tuple[Courier, ...], Webhooks]:
-    """Make what tells others of events, with connections of its own, so that it keeps nobody
-    waiting.
-    """
-    rules, timeout_ms = settings.events, settings.postgres.timeout_ms
-    pool = await stack.enter_async_context(_pool(settings, timeout_ms, _EVENT_CONNECTIONS))
-    store = EventStore(LedgerStore(pool, timeout_ms))
-    feed = Feed(store)
-    sinks: list[Sink] = []
-    if rules.stream_items:
-        url = rules.redis_url or settings.redis.url
-        redis = await stack.enter_async_context(open_redis(url, settings.redis.timeout_ms, 1))
-        sinks.append(RedisStream(redis, rules))
-    if rules.nats_url:
-        nats = NatsStream(rules)
-        stack.push_async_callback(nats.close)
-        sinks.append(nats)
-    couriers = tuple(Courier(feed, store, sink) for sink in sinks)
-    return couriers, Webhooks(feed, store, rules)
 
 
 def _expiry(
