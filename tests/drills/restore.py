@@ -367,7 +367,9 @@ async def _forget(redis_url: str) -> None:
 async def _remember(redis_url: str) -> dict[bytes, bytes]:
     """Keep all that a Redis knows, so that each variant meets it as the failure left it."""
     async with Redis.from_url(redis_url) as client:
-        return {key: await client.dump(key) or b"" async for key in client.scan_iter()}
+        found = {key: await client.dump(key) async for key in client.scan_iter()}
+    # The processes run on meanwhile: the flights of an epoch are gone with the last of them.
+    return {key: content for key, content in found.items() if content is not None}
 
 
 async def _recall(redis_url: str, memory: dict[bytes, bytes]) -> None:
