@@ -161,7 +161,9 @@ async def open_services(
             )
         )
         if ring is not None:
-            keys = KeyWatch(KeyStore(reads, timeout_ms), ring)
+            # No crowd of reads is to make what is known of keys too old to admit anybody.
+            of_keys = await stack.enter_async_context(_pool(settings, timeout_ms, 1))
+            keys = KeyWatch(KeyStore(of_keys, timeout_ms), ring)
             loops = await keys.loops(settings.direct_postgres_url, timeout_ms)
             await stack.enter_async_context(running_beside(*loops))
         health = HealthCheck(settings, store, [batcher, groups], mode, parts.breaker, probes)

@@ -88,6 +88,12 @@ ACCOUNTS_LOOKED_AT_MAX: Final = 20_000
 # Acts on holds of a process that read the hold at once, by the connections that decide.
 HOLD_LOOK_UPS_MAX: Final = 4
 
+# Dry runs: how many are foreseen at once in a process and how long the others wait; how often what
+# repeats a refused one of the same request is looked at again.
+DRY_RUNS_MAX: Final = 3
+DRY_RUN_WAIT_S: Final = 5.0
+DRY_RUN_ROUNDS: Final = 4
+
 # Reading history: how many read it at once in a process and how long the others wait; the rows of
 # one page of a statement in CSV, and of one statement of SQL for it; how many entries a page of a
 # search looks at.

@@ -43,7 +43,7 @@ async def serving_metrics(
         while True:
             try:
                 server = await asyncio.start_server(answer, host, port, limit=_HEAD_BYTES_MAX)
-            except OSError as exc:
+            except (OSError, OverflowError) as exc:  # the second for a port above 65535
                 if not tried.is_set():
                     _log.warning("no metrics are served yet: %s", exc)
             else:

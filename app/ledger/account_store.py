@@ -1,6 +1,6 @@
 """What PostgreSQL is asked about changing and listing accounts."""
 
-from collections.abc import Awaitable, Callable, Sequence
+from decimal import Decimal
 from typing import Any, NamedTuple
 
 import msgspec
@@ -11,6 +11,8 @@ from app.ledger.mode import Ruling
 from app.ledger.model import AccountChange, AccountDetails, AccountFilter
 from app.ledger.outcomes import ChangeOutcome
 from app.ledger.store import QUERIES, SHARD, LedgerStore, details_of, encode_json
+
+_decode_told = msgspec.json.Decoder(tuple[str, str | None, int | None]).decode
 
 
 class SaidChange(NamedTuple):
@@ -24,19 +26,29 @@ class SaidChange(NamedTuple):
 
 
 async def send_change(
-    fetch: Callable[..., Awaitable[Sequence[Any]]], said: SaidChange, available_minor: int | None
+    store: LedgerStore, said: SaidChange, available_minor: int | None
 ) -> ChangeOutcome:
-    """Send an attempt to change an account once, by `LedgerStore.fetch_once` or `fetch_undone`; see
-    there for what it raises.
+    """Send an attempt to change an account once; see `LedgerStore.fetch_once` for what it raises.
 
     `available_minor` is what Redis has now that nothing is in flight; None where PostgreSQL
     decides.
     """
+    query = QUERIES["change_account"]
+    rows = await store.fetch_once(query, *_columns(said, available_minor))
+    return _outcome(*rows[0])
+
+
+async def foresee_change(store: LedgerStore, said: SaidChange) -> ChangeOutcome:
+    """Have PostgreSQL decide an attempt to change an account, and take it back."""
+    told = await store.fetch_undone(QUERIES["foresee_change"], *_columns(said, None))
+    return _outcome(*_decode_told(told))
+
+
+def _columns(said: SaidChange, available_minor: int | None) -> tuple[Any, ...]:
     ruling, attempt_id, account_id, change, limit_minor = said
     metadata = None if change.metadata is None else encode_json(change.metadata).decode()
     versions = None if change.config_versions is None else list(change.config_versions)
-    rows = await fetch(
-        QUERIES["change_account"],
+    return (
         SHARD,
         ruling.epoch,
         ruling.token,
@@ -51,7 +63,11 @@ async def send_change(
         available_minor,
         limits.BALANCE_MINOR_MAX,
     )
-    word, balance_minor, before_minor = rows[0]
+
+
+def _outcome(
+    word: str, balance_minor: Decimal | str | None, before_minor: int | None
+) -> ChangeOutcome:
     return ChangeOutcome(Changed(word), int(balance_minor or 0), before_minor or 0)
 
 

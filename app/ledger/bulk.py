@@ -121,15 +121,16 @@ class BulkRequest:
     async def foresee(self, dry_run: DryRun) -> ForeseenBulk:
         """Say what would become of everything now, as `answer` would."""
         available: dict[Account, int] = {}
-        repeats: dict[Item, Item] = {}
+        repeats: set[Item] = set()
         if self._may_be_decided:
             parts = self._parts()
-            repeats = {} if parts else _repeats(self._items.values())
-            firsts = [item for item in self._items.values() if item not in repeats]
-            available = await dry_run.foresee_each(firsts, list(parts.values()))
-            self._note_not_found(parts)
-            for item, first in repeats.items():
-                _answer_repeat(item, first)
+            if parts:
+                available = await dry_run.foresee_each(
+                    list(self._items.values()), list(parts.values())
+                )
+                self._note_not_found(parts)
+            else:
+                available, repeats = await _foresee_singles(dry_run, list(self._items.values()))
         answers = [self._answer_of(position) for position in range(len(self._asked))]
         is_refused = self._atomic and any(isinstance(each, errors.LedgerError) for each in answers)
         foreseen: list[ForeseenItem | errors.LedgerError] = []
@@ -206,25 +207,58 @@ class BulkRequest:
         )
 
 
-def _repeats(items: Iterable[Item]) -> dict[Item, Item]:
+async def _foresee_singles(
+    dry_run: DryRun, items: Sequence[Item]
+) -> tuple[dict[Account, int], set[Item]]:
+    """Foresee items that go each on its own; returns what accounts would have, and which items
+    would repeat one that would be accepted.
+
+    Nobody remembers a refused one, so what repeats it is decided after the others.
+    """
+    available: dict[Account, int] = {}
+    accepted: list[Item] = []
+    repeating: set[Item] = set()
+    waiting, first_of = list(items), dict[Item, Item]()
+    for _ in range(limits.DRY_RUN_ROUNDS):
+        first_of = _firsts([*accepted, *waiting])
+        decided = [*accepted, *(item for item in waiting if item not in first_of)]
+        available = await dry_run.foresee_each(decided, [])
+        accepted = [item for item in decided if not item.future.done()]
+        waits: dict[Item, None] = {}
+        for item, first in first_of.items():
+            if first in waits or _refused(first) is not None:
+                waits[item] = None
+            elif _repeats(item, first):
+                repeating.add(item)
+        waiting = list(waits)
+        if not waiting:
+            break
+    for item in waiting:
+        item.fail(_refused(first_of[item]) or errors.IdempotencyKeyReused())
+    return available, repeating
+
+
+def _firsts(items: Iterable[Item]) -> dict[Item, Item]:
     """Items that use a name of an earlier one, with that one."""
-    firsts: dict[Identity, Item] = {}
-    repeats: dict[Item, Item] = {}
+    named: dict[Identity, Item] = {}
+    first_of: dict[Item, Item] = {}
     for item in items:
-        named = [firsts[each] for each in item.identities if each in firsts]
-        if named:
-            repeats[item] = named[0]
+        found = [named[each] for each in item.identities if each in named]
+        if found:
+            first_of[item] = found[0]
         for each in item.identities:
-            firsts.setdefault(each, named[0] if named else item)
-    return repeats
+            named.setdefault(each, item)
+    return first_of
 
 
-def _answer_repeat(item: Item, first: Item) -> None:
-    """Answer an item, unless it would repeat what was foreseen for one with a name of its."""
-    error = first.future.exception() if first.future.done() else None
-    if isinstance(error, errors.LedgerError):
-        item.fail(error)
-    elif first.accepted is not None:
+def _refused(item: Item) -> errors.LedgerError | None:
+    error = item.future.exception() if item.future.done() else None
+    return error if isinstance(error, errors.LedgerError) else None
+
+
+def _repeats(item: Item, first: Item) -> bool:
+    """Tell whether an item would repeat the one with a name of its; answer it if not."""
+    if first.accepted is not None:
         item.answer_from(dict.fromkeys(first.identities, first.accepted))
     elif not set(item.identities) <= set(first.identities):
         item.fail(errors.IdempotencyIdentityConflict())
@@ -232,6 +266,7 @@ def _answer_repeat(item: Item, first: Item) -> None:
         done = JournaledBatch(0, Mode.POSTGRES, 0, datetime.now(UTC)).transaction(first, 0)
         if not item.is_repetition_of(done):
             item.fail(errors.IdempotencyKeyReused())
+    return not item.future.done()
 
 
 def _digest(atomic: bool, asked: Asked) -> bytes:

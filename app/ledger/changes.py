@@ -14,7 +14,7 @@ import logging
 from app import errors, limits
 from app.kit.ids import AttemptNumbers
 from app.kit.money import decimal_text, minor_units
-from app.ledger.account_store import SaidChange, send_change
+from app.ledger.account_store import SaidChange, foresee_change, send_change
 from app.ledger.admission import CHANGING, Admission, Fenced, LostData, Slot
 from app.ledger.codes import Changed, Inspected, Mode
 from app.ledger.flights import FlightRecord
@@ -86,7 +86,7 @@ class AccountChanges:
         more_minor = 0 if limit_minor is None else limit_minor - before.credit_limit_minor
         if not _is_answered(before, change, limit_minor):
             one = _Change(ruling, self._attempts.draw(), before, change, limit_minor, 0.0)
-            outcome = await send_change(self._store.fetch_undone, one.said, None)
+            outcome = await foresee_change(self._store, one.said)
             if outcome.word in (Changed.FENCED, Changed.BUSY):
                 raise errors.AccountBusy
             if outcome.word not in _DONE:
@@ -206,7 +206,7 @@ class AccountChanges:
         loop, pause, unsure = asyncio.get_running_loop(), _PAUSE_S, False
         while True:
             try:
-                outcome = await send_change(self._store.fetch_once, one.said, available_minor)
+                outcome = await send_change(self._store, one.said, available_minor)
                 if outcome.word is not Changed.BUSY:
                     return outcome
                 failure: Exception = errors.AccountBusy()

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 import msgspec
 
 from app import errors, limits
+from app.kit.turns import Turns
 from app.ledger.answers import answer_known, fail, refusal
 from app.ledger.codes import Decided, Mode
 from app.ledger.group_store import FindAccepted
@@ -53,6 +54,10 @@ class DryRun:
         """Ask this PostgreSQL; does no I/O."""
         self._store = store
         self._mode = mode
+        # They share the connections of reads, and leave some to others.
+        self.turn = Turns(
+            limits.DRY_RUNS_MAX, limits.DRY_RUN_WAIT_S, "Too many dry runs are waiting."
+        ).turn
 
     def require_open(self) -> None:
         """Refuse what is refused while this instance decides nothing; raises `InstanceOutdated` or
@@ -67,6 +72,10 @@ class DryRun:
         """Say what would become of an item, or of a unit with its items; raises what it would be
         refused with.
         """
+        async with self.turn():
+            return await self._foresee(asked, items, find)
+
+    async def _foresee(self, asked: Asked, items: Sequence[Item], find: FindAccepted) -> Foreseen:
         identities = list(asked.identities)
         if identities and asked.answer_from(await find(identities)):
             return await self._as_before(asked, items)
@@ -90,6 +99,12 @@ class DryRun:
 
         `parts` are what the items go in, if they do not go each on its own.
         """
+        async with self.turn():
+            return await self._foresee_each(items, parts)
+
+    async def _foresee_each(
+        self, items: Sequence[Item], parts: Sequence[Part]
+    ) -> dict[Account, int]:
         if parts:
             for part in parts:
                 await answer_part_again(self._store, part)

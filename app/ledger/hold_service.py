@@ -223,7 +223,8 @@ class Holds:
         if wanted.key is None:
             return None
         identity = Identity.of_key(wanted.key)
-        named = await find_units(self._store, [identity])
+        async with self._turns:
+            named = await find_units(self._store, [identity])
         if identity not in named:
             return None
         found, same = named[identity], (wanted.kind, wanted.asked, wanted.hold_id)

@@ -294,6 +294,10 @@ class LedgerService:
         """Say what `open_account` would do now; raises what it would raise."""
         check_customer_account_id(request.account_id)
         self._dry_run.require_open()
+        async with self._dry_run.turn():
+            return await self._foresee_account(request)
+
+    async def _foresee_account(self, request: AccountRequest) -> Foreseen:
         details = await self._store.account_details(request.account_id)
         if details is None:
             account = Account(0, request.account_id, request.currency, request.exponent)
@@ -345,8 +349,9 @@ class LedgerService:
         """Say what `change_account` would do now; raises what it would raise."""
         check_customer_account_id(account_id)
         self._dry_run.require_open()
-        account, more_minor = await self._changes.foresee(account_id, change)
-        available_minor = await self._dry_run.available(account)
+        async with self._dry_run.turn():
+            account, more_minor = await self._changes.foresee(account_id, change)
+            available_minor = await self._dry_run.available(account)
         return Foreseen(None, {account: available_minor + more_minor})
 
     async def list_accounts(

@@ -1,13 +1,11 @@
 """What PostgreSQL is asked about history."""
 
-import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from datetime import datetime
 from typing import Any
 
-from app import errors, limits
+from app import limits
 from app.infra.queries import load_queries
+from app.kit.turns import Turns
 from app.ledger.history import HistoryEntry, Horizon, Place, Search
 from app.ledger.model import Account
 from app.ledger.store import SHARD, LedgerStore, encode_json, transaction_of
@@ -22,20 +20,11 @@ class HistoryStore:
     def __init__(self, store: LedgerStore) -> None:
         """Read through a store."""
         self.store = store
-        self._turns = asyncio.Semaphore(limits.HISTORY_READS_MAX)
-
-    @asynccontextmanager
-    async def turn(self) -> AsyncIterator[None]:
-        """Wait for a turn to read; `Overloaded` when it takes too long."""
-        try:
-            async with asyncio.timeout(limits.HISTORY_WAIT_S):
-                await self._turns.acquire()
-        except TimeoutError as exc:
-            raise errors.Overloaded("Too many readings of history are waiting.") from exc
-        try:
-            yield
-        finally:
-            self._turns.release()
+        self.turn = Turns(
+            limits.HISTORY_READS_MAX,
+            limits.HISTORY_WAIT_S,
+            "Too many readings of history are waiting.",
+        ).turn
 
     async def horizon(self) -> Horizon:
         """Tell how far history reaches for the reads that begin after this one."""

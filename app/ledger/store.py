@@ -44,6 +44,7 @@ _decode_refusals = msgspec.json.Decoder(list[tuple[int, str, str | None]]).decod
 _decode_counts = msgspec.json.Decoder(dict[str, int]).decode
 encode_json = msgspec.json.Encoder().encode
 _Row = Any
+_UNDONE = "SBUND"
 
 
 class LedgerStore:
@@ -91,16 +92,16 @@ class LedgerStore:
         finally:
             await self._pool.release(connection, timeout=self._timeout_s)
 
-    async def fetch_undone(self, sql: str, *arguments: Any) -> Sequence[_Row]:
-        """Run a statement that writes, and take back what it wrote before anybody sees it."""
+    async def fetch_undone(self, sql: str, *arguments: Any) -> str:
+        """Run a statement that fails to take back what it did; returns what it tells with that."""
         async with self.reading() as connection:
-            taken_back = connection.transaction()
-            await taken_back.start()
             try:
-                rows: Sequence[_Row] = await connection.fetch(sql, *arguments)
-                return rows
-            finally:
-                await taken_back.rollback()
+                await connection.fetch(sql, *arguments)
+            except asyncpg.PostgresError as exc:
+                if exc.sqlstate == _UNDONE:
+                    return str(exc.detail)
+                raise
+        raise errors.InvariantViolation("a statement that was to be taken back was not")
 
     async def _fetch(self, name: str, *arguments: Any) -> Sequence[_Row]:
         return await self.fetch_sql(QUERIES[name], *arguments)

@@ -270,6 +270,11 @@ SELECT e.ended_at, p.account_no, p.account_id, p.currency, p.exponent, p.credit_
 SELECT outcome, balance_minor, limit_minor
   FROM change_account_v1($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)
 
+-- name: foresee_change
+-- Decide a change of an account, take it back, and fail with the outcome; see foresee_change_v1.
+-- Params: $1 shard smallint, $2 epoch bigint, $3 word text, $4 mode text, $5 attempt_id bigint, $6 account_id text, $7 config_versions bigint[], $8 credit_limit_minor bigint, $9 frozen text, $10 metadata text, $11 closed boolean, $12 available_minor numeric, $13 balance_max bigint
+SELECT foresee_change_v1($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)
+
 -- name: void_change
 -- Put a tombstone on an attempt to change an account unless it was decided; tells its outcome.
 -- Params: $1 attempt_id bigint

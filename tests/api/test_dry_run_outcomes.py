@@ -123,6 +123,16 @@ BULKS = {
         item("500", idempotency_key="b"),
         item("500", idempotency_key="b"),
     ],
+    "what repeats a refused one is decided": [
+        item("1000", idempotency_key="a"),
+        item("10", idempotency_key="a"),
+        item("10", idempotency_key="a"),
+    ],
+    "what repeats one in conflict is decided": [
+        item("10", idempotency_key="a"),
+        item("10", idempotency_key="a", id="11111111-1111-4111-8111-111111111111"),
+        item("5", id="11111111-1111-4111-8111-111111111111"),
+    ],
     "all are refused": [item("101"), item("102")],
     "two accounts": [item("30"), item("30", "credit", account_id="B")],
 }

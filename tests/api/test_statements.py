@@ -12,8 +12,9 @@ import pytest
 
 from app import limits
 from app.bootstrap import WorkerServices
+from app.settings import Settings
 from tests.api.test_transactions import INSTANT, opened, sent, told
-from tests.conftest import eventually
+from tests.conftest import eventually, serving
 
 STATEMENT = "/api/v1/accounts/A/statement"
 FUTURE = "9999-01-01T00:00:00Z"
@@ -406,23 +407,25 @@ async def test_what_makes_no_sense_is_refused_by_name(
 
 
 async def test_a_crowd_of_readings_waits_and_is_turned_away_in_time(
-    api: httpx.AsyncClient, database: Any, monkeypatch: pytest.MonkeyPatch
+    settings: Settings, database: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    await opened(api)
     monkeypatch.setattr(limits, "HISTORY_WAIT_S", 0.2)
-    async with database.transaction():
-        await database.execute("LOCK TABLE journal_detachments IN ACCESS EXCLUSIVE MODE")
-        crowd = [asyncio.create_task(api.get(STATEMENT)) for _ in range(limits.HISTORY_READS_MAX)]
+    async with serving(settings) as api:
+        await opened(api)
+        async with database.transaction():
+            await database.execute("LOCK TABLE journal_detachments IN ACCESS EXCLUSIVE MODE")
+            most = limits.HISTORY_READS_MAX
+            crowd = [asyncio.create_task(api.get(STATEMENT)) for _ in range(most)]
 
-        async def all_read() -> bool:
-            waiting = await database.fetchval(
-                "SELECT count(*) FROM pg_locks WHERE NOT granted"
-                " AND relation = 'journal_detachments'::regclass"
-            )
-            return bool(waiting == limits.HISTORY_READS_MAX)
+            async def all_read() -> bool:
+                waiting = await database.fetchval(
+                    "SELECT count(*) FROM pg_locks WHERE NOT granted"
+                    " AND relation = 'journal_detachments'::regclass"
+                )
+                return bool(waiting == most)
 
-        await eventually(all_read)
-        refused = await api.get(STATEMENT)
-        assert (refused.status_code, refused.json()["code"]) == (503, "overloaded")
-        assert (await api.get("/api/v1/balance/A")).status_code == 200
-    assert [each.status_code for each in await asyncio.gather(*crowd)] == [200] * len(crowd)
+            await eventually(all_read)
+            refused = await api.get(STATEMENT)
+            assert (refused.status_code, refused.json()["code"]) == (503, "overloaded")
+            assert (await api.get("/api/v1/balance/A")).status_code == 200
+        assert [each.status_code for each in await asyncio.gather(*crowd)] == [200] * len(crowd)

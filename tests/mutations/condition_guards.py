@@ -104,9 +104,9 @@ CONDITION_GUARDS = (
     ),
     Guard(
         "a_foreseen_change_is_taken_back",
-        "app/ledger/store.py",
-        "await taken_back.rollback()",
-        "await taken_back.commit()",
+        "sql/migrations/0013_foreseen_changes.sql",
+        "RAISE EXCEPTION USING",
+        "RAISE WARNING USING",
         "tests/api/test_dry_run_outcomes.py",
     ),
 )
