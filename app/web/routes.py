@@ -24,6 +24,8 @@ from app.web.stream import LiveStream
 
 FileNamePath = Annotated[str, PathParameter(description="A file of the pages")]
 _PAGES = Path(__file__).parent / "pages"
+# Where a page says this stands what all pages begin with.
+_TOP = b"<!-- include: top -->\n"
 _TYPES = {
     ".css": "text/css",
     ".html": "text/html",
@@ -73,8 +75,9 @@ class _Files:
     """The files of the pages, read once; there is no way to any other."""
 
     def __init__(self, folder: Path) -> None:
+        top = (folder / "top.part").read_bytes()
         self._files = {
-            path.name: (path.read_bytes(), _TYPES[path.suffix])
+            path.name: (path.read_bytes().replace(_TOP, top), _TYPES[path.suffix])
             for path in folder.iterdir()
             if path.suffix in _TYPES
         }
