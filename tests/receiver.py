@@ -7,13 +7,14 @@ import hashlib
 import hmac
 import json
 from collections import defaultdict
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from typing import Any, NamedTuple
 
 import httpx
 import msgspec
 
 from app.bootstrap import WorkerServices
+from app.infra.lifetimes import running_beside
 from app.settings import Events, Settings
 
 EVENTS = "/api/v1/events"
@@ -134,14 +135,9 @@ async def receiving() -> AsyncIterator[Receiver]:
 @contextlib.asynccontextmanager
 async def telling(worker: WorkerServices) -> AsyncIterator[None]:
     """Tell all sinks, as the worker that leads does, until the block ends as by a crash."""
-    loops: list[Awaitable[None]] = [each.deliver_always() for each in worker.couriers]
-    tasks = [asyncio.ensure_future(loop) for loop in (*loops, worker.webhooks.deliver_always())]
-    try:
+    tellers = (*worker.couriers, worker.webhooks)
+    async with running_beside(*(each.deliver_always() for each in tellers)):
         yield
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def all_events(api: httpx.AsyncClient, **asked: Any) -> list[dict[str, Any]]:
