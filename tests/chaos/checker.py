@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from tests.chaos.facts import EntryRow, Facts, FoundRow, LineRow, reservations
 from tests.chaos.history import History, Operation, Outcome, Sending
-from tests.chaos.hold_checker import CLAIMS_NOTHING, wrong_holds
+from tests.chaos.hold_checker import CLAIMS_NOTHING, ending_holds, wrong_holds
 
 REUSED = "idempotency_key_reused"
 CONFLICT = "idempotency_identity_conflict"
@@ -25,6 +25,7 @@ IN_FLIGHT = frozenset({"left_in_flight", "leaked_reservation", "incoming_left"})
 # What may be so while the service is still coming to rest.
 MAY_PASS = IN_FLIGHT | {
     "not_settled",
+    "hold_not_ended",
     "redis_does_not_decide",
     "redis_unreadable",
     "ruling_epoch_has_no_token",
@@ -58,6 +59,7 @@ def check(
     found = [*check_operations(history, facts), *check_reads(history), *check_prefixes(facts)]
     found += [*check_keys(history, facts), *check_settlement(facts), *check_views(facts)]
     found += [*check_verifications(facts, explained), *check_once(history, facts)]
+    found += [Violation("hold_not_ended", each, {}) for each in ending_holds(facts)]
     if is_whole:
         found += [*check_conservation(facts), *check_batches(facts)]
     if facts.redis is not None:

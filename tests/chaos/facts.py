@@ -64,7 +64,7 @@ class KeyRow(NamedTuple):
 
 
 class HoldRow(NamedTuple):
-    """One hold, by the reference it was placed with."""
+    """One hold, by the reference it was placed with; `ends_in_s` by the clock of PostgreSQL."""
 
     hold_id: str
     reference: str
@@ -75,6 +75,7 @@ class HoldRow(NamedTuple):
     released_minor: int
     status: str
     version: int
+    ends_in_s: float | None = None
 
 
 class HoldActRow(NamedTuple):
@@ -187,7 +188,8 @@ SELECT DISTINCT m ->> 'kind', coalesce(m ->> 'account_id', ''), m ->> 'expected'
  WHERE $1 = '' OR m ->> 'account_id' LIKE $1 || '%'"""
 _HOLDS = """
 SELECT h.hold_id::text, coalesce(e.reference, ''), a.account_id, coalesce(c.account_id, ''),
-       h.amount_minor, h.captured_minor, h.released_minor, h.status, h.version
+       h.amount_minor, h.captured_minor, h.released_minor, h.status, h.version,
+       extract(epoch FROM h.expires_at - statement_timestamp())::float8
   FROM holds h JOIN accounts a USING (account_no)
   LEFT JOIN accounts c ON c.account_no = h.credit_account_no
   LEFT JOIN sub_balances e ON e.id = h.hold_id AND e.account_id = a.account_id

@@ -8,6 +8,7 @@ from tests.chaos.facts import EntryRow, Facts, HoldActRow, HoldRow
 from tests.chaos.history import Operation, Outcome
 
 CLAIMS_NOTHING = frozenset({Outcome.REFUSED, Outcome.DEFERRED, Outcome.NOT_SENT})
+SOON_S = 15.0
 _ENDS = {"capture": "CAPTURED", "release": "RELEASED", "expire": "EXPIRED"}
 
 
@@ -31,6 +32,14 @@ def wrong_holds(operations: list[Operation], facts: Facts) -> Iterator[tuple[str
                 yield kind, operation.reference, detail
     for reference, left in holds.items():
         yield "hold_nobody_asked_for", reference, left
+
+
+def ending_holds(facts: Facts) -> Iterator[str]:
+    """Holds whose time is over, or so near that what their accounts have is about to change."""
+    for hold in facts.holds:
+        is_near = hold.ends_in_s is not None and hold.ends_in_s < SOON_S
+        if hold.status == "HELD" and is_near:
+            yield hold.reference
 
 
 def _wrong(

@@ -30,6 +30,7 @@ GROUP_PATH = "/api/v1/groups"
 HOLD_PATH = "/api/v1/holds"
 HOLD_ACTS_MAX = 4
 GROUP_TRANSFERS_MAX = 5
+LATER_THAN_ANY_RUN_S = 86_400
 PATIENCE_S = 12.0
 SHORT_PATIENCE_S = 2.0
 RETRIES_MAX = 6
@@ -233,7 +234,7 @@ class Load:
         partner = rng.choices(partners, [self._weight(each) for each in partners])[0].account_id
         operation.holds, operation.is_credit = True, False
         operation.hold_for = None if partner == operation.account_id else partner
-        operation.expires_in_s = rng.choice((None, 1, 3, 600))
+        operation.expires_in_s = rng.choice((None, 1, 3, LATER_THAN_ANY_RUN_S))
 
     async def _work_hold(
         self,
