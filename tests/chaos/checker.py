@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from tests.chaos.facts import EntryRow, Facts, FoundRow, LineRow, reservations
 from tests.chaos.history import History, Operation, Outcome, Sending
 from tests.chaos.hold_checker import CLAIMS_NOTHING, ending_holds, wrong_holds
+from tests.chaos.rule_checker import wrong_by_rules
 
 REUSED = "idempotency_key_reused"
 CONFLICT = "idempotency_identity_conflict"
@@ -58,6 +59,8 @@ def check(
     """
     found = [*check_operations(history, facts), *check_reads(history), *check_prefixes(facts)]
     found += [*check_keys(history, facts), *check_settlement(facts), *check_views(facts)]
+    for kind, subject, detail in wrong_by_rules(history):
+        found.append(Violation(kind, subject, {"told": detail}))
     found += [*check_verifications(facts, explained), *check_once(history, facts)]
     found += [Violation("hold_not_ended", each, {}) for each in ending_holds(facts)]
     if is_whole:
@@ -204,7 +207,7 @@ def check_keys(history: History, facts: Facts) -> Iterator[Violation]:
 
 
 def check_prefixes(facts: Facts) -> Iterator[Violation]:
-    """No account is below its limit after any prefix of the journal."""
+    """No account is below the highest limit it had after any prefix of the journal."""
     balances: dict[str, int] = defaultdict(int)
     reported: set[str] = set()
     for entry in sorted(facts.entries):
@@ -212,7 +215,7 @@ def check_prefixes(facts: Facts) -> Iterator[Violation]:
         balances[entry.account_id] += entry.change_minor
         if account is None or account.kind == EXTERNAL or entry.account_id in reported:
             continue
-        if balances[entry.account_id] < -account.credit_limit_minor:
+        if balances[entry.account_id] < -account.highest_limit_minor:
             reported.add(entry.account_id)
             detail = {"balance_minor": balances[entry.account_id], "at": entry._asdict()}
             yield Violation("below_limit_at_a_prefix", entry.account_id, detail)

@@ -27,6 +27,12 @@ class AccountRow(NamedTuple):
     credit_limit_minor: int
     settled_minor: int
     version: int
+    earlier_limit_minor: int = 0
+
+    @property
+    def highest_limit_minor(self) -> int:
+        """The highest limit it ever had; the earlier one is the highest before a change."""
+        return max(self.credit_limit_minor, self.earlier_limit_minor)
 
 
 class EntryRow(NamedTuple):
@@ -153,7 +159,9 @@ class Facts(NamedTuple):
 
 
 _ACCOUNTS = """
-SELECT account_id, kind, currency, exponent, credit_limit_minor, settled_minor, version
+SELECT account_id, kind, currency, exponent, credit_limit_minor, settled_minor, version,
+       (SELECT coalesce(max((c.before ->> 'credit_limit_minor')::bigint), 0)
+          FROM account_changes c WHERE c.account_no = accounts.account_no) AS earlier_limit_minor
   FROM accounts WHERE $1 = '' OR account_id LIKE $1 || '%'"""
 _ENTRIES = """
 SELECT e.batch_seq, e.item_no, a.account_id, e.change_minor, v.id::text AS transaction_id,

@@ -4,6 +4,7 @@ An operation is one intention: all its sendings carry the same body and, if it h
 identities. Instants are seconds since the run began.
 """
 
+import math
 from enum import StrEnum
 from typing import Any, NamedTuple
 
@@ -140,6 +141,27 @@ class Account(NamedTuple):
     heat: str
 
 
+class Rule(msgspec.Struct, eq=False):
+    """What an account allows, known from an answer until the next request."""
+
+    frozen: str
+    credit_limit: str
+    from_s: float
+    until_s: float = math.inf
+    is_told_right: bool = True
+
+
+class BalanceRead(NamedTuple):
+    """A balance that was shown."""
+
+    account_id: str
+    api: str
+    started_s: float
+    ended_s: float
+    credit_limit: str
+    available: str
+
+
 class Invisible(NamedTuple):
     """An accepted transaction that a read begun after its acceptance did not find."""
 
@@ -157,6 +179,8 @@ class History:
         self.accounts: dict[str, Account] = {}
         self.operations: list[Operation] = []
         self.invisible: list[Invisible] = []
+        self.rules: dict[str, list[Rule]] = {}
+        self.balances: list[BalanceRead] = []
         self.reads = 0
 
     def count_by_outcome(self) -> dict[str, int]:

@@ -13,14 +13,17 @@ from typing import Any, NamedTuple
 
 from tests.chaos.asking import ask
 from tests.chaos.bodies import act_body, body_of, major
+from tests.chaos.changes import Changer
 from tests.chaos.client import HttpClient, Lost, NotSent
 from tests.chaos.history import (
     Account,
+    BalanceRead,
     History,
     HoldAct,
     Invisible,
     Operation,
     Outcome,
+    Rule,
     Sending,
     fields_of,
 )
@@ -130,7 +133,10 @@ class Load:
         heat = {"hot": 12.0, "warm": 2.0, "cold": 8.0 / max(1, len(planned) - 9)}
         self._heat = heat
         self._weights = [self._weight(account) for account in planned]
-        self._history.accounts.update({account.account_id: account for account in planned})
+        for account in planned:
+            limit = major(account.credit_limit_minor, account.exponent)
+            self._history.accounts[account.account_id] = account
+            self._history.rules[account.account_id] = [Rule("none", limit, 0.0)]
 
     def _weight(self, account: Account) -> float:
         return self._heat[account.heat]
@@ -159,6 +165,11 @@ class Load:
         pause_s = self._clients / rate
         crowd = [
             asyncio.create_task(self._behave(number, pause_s)) for number in range(self._clients)
+        ]
+        changer = Changer(self._urls, self._history, self._seed, self)
+        crowd += [
+            asyncio.create_task(changer.change_always(account, lambda: self._stopping))
+            for account in changer.pick(self._accounts)
         ]
         done, _ = await asyncio.wait(crowd, timeout=seconds)
         self._stopping = True
@@ -293,13 +304,19 @@ class Load:
         self, clients: dict[str, HttpClient], operation: Operation, rng: random.Random
     ) -> dict[str, Any]:
         """Read the balance of an operation's account from any instance; nothing if none answers."""
-        client = clients[rng.choice(list(clients))]
+        api, started_s = rng.choice(list(clients)), self.now_s
         path = f"/api/v1/balance/{operation.account_id}"
         try:
-            answer = await client.request("GET", path, SHORT_PATIENCE_S)
+            answer = await clients[api].request("GET", path, SHORT_PATIENCE_S)
         except (NotSent, Lost):
             return {}
-        return fields_of(answer.body) if answer.status == _OK else {}
+        if answer.status != _OK:
+            return {}
+        shown = fields_of(answer.body)
+        figures = (str(shown.get(name)) for name in ("credit_limit", "available_balance"))
+        read = BalanceRead(operation.account_id, api, started_s, self.now_s, *figures)
+        self._history.balances.append(read)
+        return shown
 
     async def _pursue(
         self, clients: dict[str, HttpClient], operation: Operation, rng: random.Random

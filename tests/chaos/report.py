@@ -29,6 +29,7 @@ class Report(msgspec.Struct, kw_only=True):
     rows: int
     behind: int
     reads: int
+    changes: int
     accepted_per_s: float
     accepted_by_mode: dict[str, int]
     longest_silence_s: float
@@ -56,6 +57,7 @@ class Report(msgspec.Struct, kw_only=True):
         lines = [
             f"seed {self.seed}: {self.seconds:.0f} s, timing {self.timing}",
             f"  load      {self.operations} operations, {self.rows} rows, {self.reads} reads",
+            f"  accounts  were changed {self.changes} times",
             f"  requests  {_counted(self.requests)}",
             f"  accepted  {self.accepted_per_s:.0f}/s, {_counted(self.accepted_by_mode)}",
             f"  silence   {self.longest_silence_s:.2f} s at most without an acceptance",
@@ -111,6 +113,7 @@ def of_load(history: History, seconds: float) -> dict[str, Any]:
         "requests": history.count_by_outcome(),
         "operations": len(history.operations),
         "reads": history.reads,
+        "changes": sum(len(rules) - 1 for rules in history.rules.values()),
         "accepted_per_s": round(len(history.accepted_instants()) / seconds, 1),
         "accepted_by_mode": accepted_by_mode(history),
         "longest_silence_s": longest_silence(history, seconds),

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from tests.chaos.changes import thaw_all
 from tests.chaos.checker import (
     IN_FLIGHT,
     MADE_BY_FAULTS,
@@ -62,6 +63,8 @@ class Rest(NamedTuple):
 async def examine(place: Place, history: History, load: Load) -> Rest:
     """Wait, compare, ask every account once more, and compare again."""
     ready_s, unready = await _until_ready(place.urls)
+    unthawed = await thaw_all(place.urls, history, load)
+    unready += [Violation("not_thawed", account_id, {}) for account_id in unthawed]
     await nudge(place.urls, history, load)
     settled_s, facts, found = await _until_settled(place, history)
     wrong = await probe_accounts(place.urls, history, facts, load)
