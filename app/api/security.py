@@ -1,5 +1,6 @@
 """What stands before the router: the guard, and the headers that every answer gets."""
 
+from asyncio import CancelledError
 from collections.abc import Mapping
 from contextlib import suppress
 from functools import partial
@@ -12,12 +13,13 @@ from litestar.utils import normalize_path
 
 from app.api.answering import NO_SNIFF, NO_STORE, RawHeaders, page_headers, raw
 from app.api.problem import PROBLEM_TYPE, known_of, problem, request_id
-from app.errors import LedgerError
+from app.errors import LedgerError, OutcomeUnknown, Stopping
 from app.infra.http import STILL_ADMITTED, note
 from app.security.cors import Cors
 from app.security.guard import Guard
 
 _ASSETS = "/schema-assets/"
+_READS = ("GET", "HEAD", "OPTIONS")
 
 
 def secured(router: Litestar, guard: Guard, cors: Cors | None) -> ASGIApp:
@@ -48,7 +50,15 @@ def secured(router: Litestar, guard: Guard, cors: Cors | None) -> ASGIApp:
             scope.setdefault("state", {})[STILL_ADMITTED] = partial(
                 guard.still_admits, scope["method"], scope["path"], headers
             )
-        await router(scope, receive, answer)
+        try:
+            await router(scope, receive, answer)
+        except CancelledError:
+            # The server is at the end of the time it gives to what is under way.
+            if answer.is_begun:
+                raise
+            told = Stopping() if scope["method"] in _READS else OutcomeUnknown()
+            note(scope, **known_of(told))
+            await _send_problem(answer, told, headers or dict(reversed(scope["headers"])))
 
     return serve
 
@@ -56,17 +66,19 @@ def secured(router: Litestar, guard: Guard, cors: Cors | None) -> ASGIApp:
 class _Answer:
     """Sends an answer with more headers; those of a page follow from the page."""
 
-    __slots__ = ("_held", "_may_be_kept", "_send", "added")
+    __slots__ = ("_held", "_may_be_kept", "_send", "added", "is_begun")
 
     def __init__(self, send: Send, *, may_be_kept: bool) -> None:
         self._send = send
         self._may_be_kept = may_be_kept
         self._held: Any = None
         self.added: RawHeaders = []
+        self.is_begun = False
 
     async def __call__(self, message: Message) -> None:
         held: Any = self._held
         if message["type"] == "http.response.start":
+            self.is_begun = True
             headers: RawHeaders = [*message["headers"], *self.added, *NO_SNIFF]
             named = dict(headers)
             if not self._may_be_kept and b"cache-control" not in named:

@@ -39,14 +39,14 @@ async def test_killed_between_admit_and_journal_nothing_moved(
 ) -> None:
     await open_account("A", "10.00")
     async with processes.api() as (api, client):
-        await _stop_at_the_journal(database)
+        await stop_at_the_journal(database)
         call = asyncio.create_task(post(client, "k", DEBIT))
         await eventually(lambda: _count(database, WAITING, "journal_batch"))
         (key,) = redis_client.keys("subbalance:*:account:A")
         assert redis_client.hget(key, "available") == "600"
         api.kill()
         await database.fetch(TERMINATE, "journal_batch")
-        await _let_journals_pass(database)
+        await let_journals_pass(database)
         assert isinstance((await asyncio.gather(call, return_exceptions=True))[0], Exception)
     assert await debits(database) == 0
 
@@ -56,11 +56,11 @@ async def test_killed_between_journal_and_answer_the_retry_gets_the_one_acceptan
 ) -> None:
     await open_account("A", "10.00")
     async with processes.api() as (api, client):
-        await _stop_at_the_journal(database)
+        await stop_at_the_journal(database)
         call = asyncio.create_task(post(client, "k", DEBIT))
         await eventually(lambda: _count(database, WAITING, "journal_batch"))
         api.kill()
-        await _let_journals_pass(database)
+        await let_journals_pass(database)
         assert isinstance((await asyncio.gather(call, return_exceptions=True))[0], Exception)
     await eventually(lambda: debits(database))
     async with processes.api() as (_, client):
@@ -77,11 +77,11 @@ async def test_a_credit_journaled_by_a_killed_process_is_spendable_after_its_ret
     await open_account("A")
     credit = {"account_id": "A", "amount": "4", "type": "credit"}
     async with processes.api() as (_, other), processes.api() as (api, client):
-        await _stop_at_the_journal(database)
+        await stop_at_the_journal(database)
         call = asyncio.create_task(post(client, "c", credit))
         await eventually(lambda: _count(database, WAITING, "journal_batch"))
         api.kill()
-        await _let_journals_pass(database)
+        await let_journals_pass(database)
         await asyncio.gather(call, return_exceptions=True)
         await eventually(lambda: database.fetchval("SELECT count(*) FROM sub_balances"))
         assert (await post(other, "c", credit)).headers["Idempotency-Replayed"] == "true"
@@ -174,10 +174,10 @@ async def _count(database: Any, query: str, word: str) -> int:
     return await database.fetchval(query, word)
 
 
-async def _stop_at_the_journal(database: Any) -> None:
+async def stop_at_the_journal(database: Any) -> None:
     """Hold the fence as a switch would, so that every journal call waits in front of it."""
     await database.execute(f"SELECT pg_advisory_lock({FENCE_CLASS}, 0)")
 
 
-async def _let_journals_pass(database: Any) -> None:
+async def let_journals_pass(database: Any) -> None:
     await database.execute(f"SELECT pg_advisory_unlock({FENCE_CLASS}, 0)")
