@@ -77,6 +77,11 @@ class ServerProcess:
         """Tell whether the process is there, paused or not."""
         return bool(self.pid)
 
+    @property
+    def status(self) -> int | None:
+        """How its last life ended, minus a signal's number; None while it runs."""
+        return self._child.poll() if self._child else None
+
     def kill(self) -> None:
         """End it as a crash would."""
         if self._child is not None:

@@ -34,14 +34,24 @@ async def ask(
     headers = {"Idempotency-Key": key} if key is not None else {}
     try:
         answer = await client.request("POST", path, patience_s, body, headers)
-        return _judge(answer, api, started, clock.now_s)
+        return judge(answer, api, started, clock.now_s)
     except NotSent as exc:
-        return Sending(api, started, clock.now_s, Outcome.NOT_SENT, code=_first_word(exc))
+        return not_sent(exc, api, started, clock.now_s)
     except Lost as exc:
-        return Sending(api, started, clock.now_s, Outcome.UNKNOWN, code=_first_word(exc))
+        return lost(exc, api, started, clock.now_s)
 
 
-def _judge(answer: Answer, api: str, started: float, ended: float) -> Sending:
+def not_sent(exc: NotSent, api: str, started: float, ended: float) -> Sending:
+    """Say that nothing was sent."""
+    return Sending(api, started, ended, Outcome.NOT_SENT, code=_first_word(exc))
+
+
+def lost(exc: Lost, api: str, started: float, ended: float) -> Sending:
+    """Say that there is no answer."""
+    return Sending(api, started, ended, Outcome.UNKNOWN, code=_first_word(exc))
+
+
+def judge(answer: Answer, api: str, started: float, ended: float) -> Sending:
     """Say what an answer tells."""
     sending = Sending(api, started, ended, Outcome.BROKEN, answer.status, answer=answer.body)
     fields = sending.fields
@@ -50,13 +60,18 @@ def _judge(answer: Answer, api: str, started: float, ended: float) -> Sending:
     if answer.status in (_OK, _CREATED):
         is_told = fields.get("success") is True or "hold_id" in fields
         sending.outcome = Outcome.ACCEPTED if is_told else Outcome.BROKEN
-    elif sending.code in _OUTCOME_UNKNOWN_CODES:
-        sending.outcome = Outcome.UNKNOWN
-    elif answer.status in _NOTHING_CHANGED and sending.code and sending.code not in _DECIDED_CODES:
-        sending.outcome = Outcome.DEFERRED
-    elif 400 <= answer.status < 500:
-        sending.outcome = Outcome.REFUSED
+    else:
+        sending.outcome = outcome_of(answer.status, sending.code)
     return sending
+
+
+def outcome_of(status: int, code: str) -> Outcome:
+    """Say what a problem tells."""
+    if code in _OUTCOME_UNKNOWN_CODES:
+        return Outcome.UNKNOWN
+    if status in _NOTHING_CHANGED and code and code not in _DECIDED_CODES:
+        return Outcome.DEFERRED
+    return Outcome.REFUSED if 400 <= status < 500 else Outcome.BROKEN
 
 
 def _first_word(exc: Exception) -> str:

@@ -10,7 +10,7 @@ from decimal import Decimal
 from typing import Any, NamedTuple
 
 from tests.chaos.facts import EntryRow, Facts, FoundRow, LineRow, reservations
-from tests.chaos.history import History, Operation, Outcome, Sending
+from tests.chaos.history import Bulk, History, Operation, Outcome, Sending
 from tests.chaos.hold_checker import CLAIMS_NOTHING, ending_holds, wrong_holds
 from tests.chaos.rule_checker import wrong_by_rules
 
@@ -21,7 +21,9 @@ EXTERNAL = "external"
 VANISHED, LEAKED = "redis_vanished", "reservation_leaked"
 # No kind of the service's own: amounts that stay taken, for what held them was deleted.
 FORGOTTEN = "forgotten"
+_REQUEST_NAMES = ("key:{}", "part:0:{}")
 MADE_BY_FAULTS = frozenset({VANISHED, LEAKED})
+NAMES_A_REQUEST = -1
 IN_FLIGHT = frozenset({"left_in_flight", "leaked_reservation", "incoming_left"})
 # What may be so while the service is still coming to rest.
 MAY_PASS = IN_FLIGHT | {
@@ -63,7 +65,9 @@ def check(
         found.append(Violation(kind, subject, {"told": detail}))
     found += [*check_verifications(facts, explained), *check_once(history, facts)]
     found += [Violation("hold_not_ended", each, {}) for each in ending_holds(facts)]
+    found += check_bulks(history, facts)
     if is_whole:
+        found += check_request_keys(history, facts)
         found += [*check_conservation(facts), *check_batches(facts)]
     if facts.redis is not None:
         found += check_redis(facts)
@@ -114,6 +118,35 @@ def _wrong_rows(operation: Operation, rows: list[EntryRow]) -> Iterator[str]:
         yield "answer_names_another_row"
 
 
+def check_bulks(history: History, facts: Facts) -> Iterator[Violation]:
+    """Of an atomic request all transactions are there, or none."""
+    for bulk, batches in _places(history, facts):
+        if bulk.is_atomic and None in batches and any(batches):
+            sent = [operation.summary() for operation in bulk.operations]
+            detail = {"key": bulk.key, "batches": batches, "operations": sent}
+            yield Violation("done_in_part", bulk.operations[0].reference, detail)
+
+
+def check_request_keys(history: History, facts: Facts) -> Iterator[Violation]:
+    """A key that names a whole request stands with its transactions, and with nothing else."""
+    names = {key.name: key.batch_seq for key in facts.keys if key.item_no == NAMES_A_REQUEST}
+    for bulk, batches in _places(history, facts):
+        if bulk.key is not None:
+            named = {names.pop(name.format(bulk.key), None) for name in _REQUEST_NAMES}
+            if named != ({place for place in batches if place} or {None}):
+                detail = {"named": named, "batches": batches}
+                yield Violation("key_and_rows_disagree", bulk.key, detail)
+    for name in names:
+        yield Violation("key_without_request", name, {})
+
+
+def _places(history: History, facts: Facts) -> Iterator[tuple[Bulk, list[int | None]]]:
+    """Each request of several, and the batches of its transactions."""
+    places = {entry.reference: entry.batch_seq for entry in facts.entries}
+    for bulk in history.bulks:
+        yield bulk, [places.get(operation.reference) for operation in bulk.operations]
+
+
 def check_once(history: History, facts: Facts) -> Iterator[Violation]:
     """A version that was read is good for one transaction, and one is taken back once."""
     there = {entry.reference for entry in facts.entries}
@@ -141,8 +174,10 @@ def _told(sending: Sending) -> Iterator[str]:
 
 def _wrong_answers(operation: Operation) -> Iterator[str]:
     accepted = operation.accepted
-    if len({sending.answer for sending in accepted}) > 1:
-        yield "replay_differs"
+    for of_bulk in (False, True):
+        answers = {sending.answer for sending in accepted if sending.of_bulk is of_bulk}
+        if len(answers) > 1:
+            yield "replay_differs"
     if sum(not sending.replayed for sending in accepted) > 1:
         yield "accepted_anew_twice"
     for sending in operation.sendings:
@@ -184,7 +219,7 @@ def check_keys(history: History, facts: Facts) -> Iterator[Violation]:
     """Every used key names one row, and every row of a named operation is named by its keys."""
     names = {key.name: key for key in facts.keys}
     for key in facts.keys:
-        if not key.account_id:
+        if not key.account_id and key.item_no != NAMES_A_REQUEST:
             yield Violation("key_without_row", key.name, key._asdict())
     rows = defaultdict(list)
     for entry in facts.entries:

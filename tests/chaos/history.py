@@ -43,6 +43,7 @@ class Sending(msgspec.Struct):
     replayed: bool = False
     answer: bytes = b""
     is_other_body: bool = False  # the same key with another amount
+    of_bulk: bool = False
 
     @property
     def fields(self) -> dict[str, Any]:
@@ -89,6 +90,7 @@ class Operation(msgspec.Struct, eq=False):
     acts: list[HoldAct] = []
     version: int | None = None
     reverses: str | None = None
+    may_go_alone: bool = True  # not where it is all or nothing with others
 
     @property
     def movements(self) -> list[tuple[str, int]]:
@@ -128,6 +130,19 @@ class Operation(msgspec.Struct, eq=False):
             sent.append(" ".join([at, *filter(None, notes)]))
         own["transfers"] = self.transfers
         return {**own, "id": self.transaction_id, "sendings": sent}
+
+
+class Bulk(msgspec.Struct, eq=False):
+    """Transactions that were sent by one request; its key, if any, names them all."""
+
+    operations: list[Operation]
+    key: str | None = None
+    is_atomic: bool = False
+
+    @property
+    def is_named(self) -> bool:
+        """Tell whether it may be sent again."""
+        return self.key is not None or all(each.is_named for each in self.operations)
 
 
 class Account(NamedTuple):
@@ -181,6 +196,7 @@ class History:
         self.invisible: list[Invisible] = []
         self.rules: dict[str, list[Rule]] = {}
         self.balances: list[BalanceRead] = []
+        self.bulks: list[Bulk] = []
         self.reads = 0
 
     def count_by_outcome(self) -> dict[str, int]:

@@ -11,6 +11,7 @@ import uuid
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from tests.chaos import bulks
 from tests.chaos.asking import ask
 from tests.chaos.bodies import act_body, body_of, major
 from tests.chaos.changes import Changer
@@ -18,6 +19,7 @@ from tests.chaos.client import HttpClient, Lost, NotSent
 from tests.chaos.history import (
     Account,
     BalanceRead,
+    Bulk,
     History,
     HoldAct,
     Invisible,
@@ -53,6 +55,7 @@ class Habits(NamedTuple):
     transfers: float = 0.25
     holds: float = 0.2
     drain: float = 0.06
+    bulk: float = 0.08
     conditional: float = 0.1
     reverse: float = 0.08
     without_name: float = 0.06
@@ -186,8 +189,11 @@ class Load:
             await asyncio.sleep(rng.expovariate(1 / pause_s))
             if operations and rng.random() < self.habits.revisit:
                 earlier = operations[rng.randrange(len(operations))]
-                if earlier.is_named:
+                if earlier.is_named and earlier.may_go_alone:
                     await self._send(clients, earlier, rng, self._patience_s(rng))
+                continue
+            if rng.random() < self.habits.bulk:
+                await self._send_bulk(rng, number)
                 continue
             operation = self._operation(rng, number)
             draw = rng.random()
@@ -204,10 +210,11 @@ class Load:
         for client in clients.values():
             client.close()
 
-    def _operation(self, rng: random.Random, number: int) -> Operation:
+    def _operation(self, rng: random.Random, number: int, part: int = 0) -> Operation:
         account = rng.choices(self._accounts, self._weights)[0]
         amount_minor = rng.choice((1, 5, 10, 50, 99, 250, 600)) + rng.randrange(0, 40)
         reference = f"{self._prefix}.{number}.{len(self._history.operations)}"
+        reference += f".{part}" if part else ""
         named = rng.random() >= self.habits.without_name
         own_id = named and rng.random() < self.habits.with_own_id
         keyed = named and (not own_id or rng.random() < 0.5)
@@ -221,6 +228,21 @@ class Load:
             transaction_id=str(uuid.uuid5(_IDS, reference)) if own_id else None,
             sendings=[],
         )
+
+    async def _send_bulk(self, rng: random.Random, number: int) -> None:
+        """Send several transactions by one request, of a name or each of its own."""
+        operations = [
+            self._operation(rng, number, part) for part in range(rng.randint(1, bulks.ITEMS_MAX))
+        ]
+        bulk = Bulk(operations, is_atomic=rng.random() < 0.4)
+        for operation in operations:
+            operation.may_go_alone = not bulk.is_atomic
+        if rng.random() < 0.5:
+            bulk.key = f"k:bulk:{operations[0].reference}"
+            for operation in operations:
+                operation.key = operation.transaction_id = None
+        patience_s = self._patience_s(rng)
+        await bulks.pursue(self._urls, self._history, bulk, rng, patience_s, self)
 
     def _make_group(self, operation: Operation, rng: random.Random) -> None:
         """Make an operation a group of transfers that begins at its account."""

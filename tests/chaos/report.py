@@ -79,7 +79,8 @@ class Report(msgspec.Struct, kw_only=True):
             lines.append(f"  {self.behind} accounts show an earlier settlement in Redis")
         for one in self.ended:
             last = one.log_tail.splitlines()[-1:] or ["it wrote nothing"]
-            lines.append(f"  {one.name} ended by itself at {one.at_s:.1f} s: {last[0]}")
+            how = f"ended by itself at {one.at_s:.1f} s with status {one.status}"
+            lines.append(f"  {one.name} {how}: {last[0]}")
         return "\n".join([*lines, *self._violations()])
 
     def _violations(self) -> list[str]:

@@ -56,6 +56,7 @@ class Ended(NamedTuple):
 
     name: str
     at_s: float
+    status: int | None
     log_tail: str
 
 
@@ -184,7 +185,7 @@ class Stage:
             await asyncio.sleep(WATCH_S)
             for name, process in self.processes.items():
                 if self._down[name] <= 0 and not process.is_running:
-                    self.ended.append(Ended(name, self.now_s, process.log_tail()))
+                    self.ended.append(Ended(name, self.now_s, process.status, process.log_tail()))
                     await self.cluster.apart(process.restart)
                     return
 

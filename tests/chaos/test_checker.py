@@ -20,7 +20,7 @@ from tests.chaos.facts import (
     Ruling,
     ViewRow,
 )
-from tests.chaos.history import Account, History, Invisible, Operation, Outcome, Sending
+from tests.chaos.history import Account, Bulk, History, Invisible, Operation, Outcome, Sending
 
 EPOCH = 3
 Plant = Callable[[History, Facts], Facts]
@@ -296,6 +296,36 @@ PLANTED: list[tuple[Plant, str]] = [
 
 def test_where_nothing_is_wrong_nothing_is_found() -> None:
     assert check(*clean()) == []
+    assert check(*with_bulks()) == []
+
+
+def with_bulks() -> tuple[History, Facts]:
+    """The debit and the credit were one atomic request; what was unknown was one under a key."""
+    history, facts = clean()
+    debit, credit, _, _, unknown = history.operations
+    unknown.key = None
+    history.bulks = [Bulk([debit, credit], is_atomic=True), Bulk([unknown], "all")]
+    return history, facts
+
+
+def name_all(batch_seq: int, *names: str) -> Plant:
+    """Let keys stand for a whole request."""
+    named = [KeyRow(name, batch_seq, -1, "") for name in names]
+    return lambda _, facts: facts._replace(keys=[*facts.keys, *named])
+
+
+PLANTED_IN_BULKS: list[tuple[Plant, str]] = [
+    (lose_a_row, "done_in_part"),
+    (name_all(4, "key:all", "part:0:all"), "key_and_rows_disagree"),
+    (name_all(4, "key:another", "part:0:another"), "key_without_request"),
+]
+
+
+@pytest.mark.parametrize(("plant", "kind"), PLANTED_IN_BULKS)
+def test_an_error_planted_in_requests_of_several_is_found(plant: Plant, kind: str) -> None:
+    history, facts = with_bulks()
+    found = {violation.kind for violation in check(history, plant(history, facts))}
+    assert kind in found
 
 
 @pytest.mark.parametrize(("plant", "kind"), PLANTED)
