@@ -7,7 +7,7 @@ from datetime import datetime
 from app import errors
 from app.kit.ids import AssignedIds
 from app.kit.money import decimal_text
-from app.ledger.codes import EntryStatus, Mode, Refused
+from app.ledger.codes import Decided, EntryStatus, Mode, Refused
 from app.ledger.item import Item, effective_before, identities_of
 from app.ledger.model import Transaction
 from app.ledger.outcomes import DecidedOutcome, JournalOutcome
@@ -101,10 +101,12 @@ async def why_taken(store: LedgerStore, item: Item) -> errors.LedgerError:
     return errors.InvariantViolation("a key is taken but its entry is missing")
 
 
-def stored_refusal(item: Item, code: str, available_text: str | None) -> errors.Rejected:
-    """Say again why an item was refused."""
-    if code not in _REFUSALS:
+def stored_refusal(item: Item, code: str, available_text: str | None) -> errors.LedgerError:
+    """Say again why an item was refused; a newer version may have done it in a word of its own."""
+    if code == Decided.UNKNOWN_ACCOUNT:
         return errors.AccountNotFound(pointer="/account_id")
+    if code not in _REFUSALS:
+        return errors.InstanceOutdated()
     return refusal(item, code, None if available_text is None else int(available_text))
 
 

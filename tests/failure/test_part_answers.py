@@ -35,6 +35,22 @@ async def test_an_atomic_request_named_in_part_is_answered_again_or_refused_at_o
     assert codes(first) == codes(again)
 
 
+async def test_a_refusal_in_a_word_of_a_newer_version_is_left_to_that(
+    services: Services, open_account: OpenAccount, database: Any
+) -> None:
+    """Two versions serve side by side while one takes the other's place."""
+    await open_account("A", "10.00")
+    asked = (request("A", "1"), request("A", "100"))
+    assert codes(await send(services, *asked)) == ["accepted", "insufficient_available"]
+    async with database.transaction():
+        await database.execute("SET LOCAL session_replication_role = replica")
+        await database.execute(
+            "UPDATE journal_batches SET refusals = $1 WHERE refusals IS NOT NULL",
+            '[[1, "a_later_word", "900"]]',
+        )
+    assert codes(await send(services, *asked)) == ["accepted", "instance_outdated"]
+
+
 @asynccontextmanager
 async def api_behind(
     settings: Settings,
