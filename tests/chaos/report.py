@@ -30,6 +30,8 @@ class Report(msgspec.Struct, kw_only=True):
     behind: int
     reads: int
     changes: int
+    events: int
+    told_s: float
     accepted_per_s: float
     accepted_by_mode: dict[str, int]
     longest_silence_s: float
@@ -75,6 +77,7 @@ class Report(msgspec.Struct, kw_only=True):
             f"(bound {self.settled_bound_s:.0f} s), epochs {_counted(self.epochs)}, "
             f"verify: {self.verify}"
         )
+        lines.append(f"  events    {self.events} told to all after {self.told_s:.1f} s more")
         if self.behind:
             lines.append(f"  {self.behind} accounts show an earlier settlement in Redis")
         for one in self.ended:
@@ -141,6 +144,8 @@ def of_rest(rest: Rest, bound_s: float) -> dict[str, Any]:
         "settled_bound_s": bound_s,
         "rows": rest.rows,
         "behind": rest.behind,
+        "events": rest.events,
+        "told_s": rest.told_s,
         "verify": rest.verify,
         "violations": rest.violations,
     }

@@ -11,6 +11,7 @@ import uvloop
 
 from app.errors import LedgerError
 from app.settings import load_settings
+from tests.chaos import listener
 from tests.chaos import report as reporting
 from tests.chaos.checker import FORGOTTEN, LEAKED, VANISHED
 from tests.chaos.faults import Faults, Incident
@@ -95,9 +96,8 @@ def run_private(seed: int, options: Options, folder: Path) -> Report:
     if name == "seed":
         name = "short" if seed % 2 else "usual"
     setting = Setting(name, known_settings(TIMINGS[name]))
-    cluster = Cluster(
-        folder, durable=False, environment=setting.environment, redis=start_restorable
-    )
+    environment = {**setting.environment, **listener.ENVIRONMENT}
+    cluster = Cluster(folder, durable=False, environment=environment, redis=start_restorable)
     with cluster, _fleet(cluster) as fleet:
         return uvloop.run(_carry_out(seed, options, setting, cluster, fleet))
 
@@ -136,10 +136,14 @@ async def _carry_out(
         tuple(f"worker{number + 1}" for number in range(options.workers)),
     )
     planned = plan(seed, options.seconds, cast, options.kinds, options.gap_s)
-    async with open_stage(cluster, fleet, *cast) as stage:
+    async with (
+        open_stage(cluster, fleet, *cast) as stage,
+        listener.listening(seed, f"c{seed}-hot0") as listening,
+    ):
         urls = {name: stage.processes[name].url for name in cast.apis}
         load = Load(urls, history, seed, f"c{seed}", options.clients)
         await load.open_accounts(load.plan_accounts(options.cold_accounts))
+        await listening.subscribe(urls[cast.apis[0]])
         stage.began = load.begin()
         faults = Faults(stage, setting.reap_age_s, setting.deadline_s)
         breaking = asyncio.create_task(faults.run(planned))
@@ -147,7 +151,13 @@ async def _carry_out(
         await breaking
         await stage.heal()
         explained = explained_by(faults.incidents, cast)
-        place = Place(urls, cluster.postgres.url, lambda: fleet.ruling.url, explained=explained)
+        place = Place(
+            urls,
+            cluster.postgres.url,
+            lambda: fleet.ruling.url,
+            explained=explained,
+            listener=listening,
+        )
         rest = await examine(place, history, load)
         calls = sum((proxy.calls for ways in stage.ways.values() for proxy in ways), Counter())
         return Report(

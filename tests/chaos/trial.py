@@ -20,8 +20,10 @@ from tests.chaos.checker import (
     count_behind,
 )
 from tests.chaos.client import HttpClient, Lost, NotSent
+from tests.chaos.event_checker import wrong_events
 from tests.chaos.facts import Facts, read_postgres, read_redis
 from tests.chaos.history import History
+from tests.chaos.listener import Listener
 from tests.chaos.load import Load
 from tests.chaos.probe import nudge, probe_accounts
 from tests.chaos.stage import SERVER_ERRORS
@@ -35,6 +37,9 @@ VERIFY_TIMEOUT_S = 30.0
 HOPELESS_TIMEOUT_S = 10.0
 REAP_MARGIN_S = 5.0
 POLL_S = 0.25
+# A webhook that failed is tried again for so long at most, and the stream is filled again.
+TOLD_TIMEOUT_S = 120.0
+TOLD_POLL_S = 2.0
 _NOT_FOUND = 404
 
 
@@ -46,6 +51,7 @@ class Place(NamedTuple):
     redis_url: Callable[[], str | None]
     prefix: str = ""
     reap_age_s: float = SETTLED_TIMEOUT_S
+    listener: Listener | None = None
     explained: frozenset[str] = MADE_BY_FAULTS
 
 
@@ -56,6 +62,8 @@ class Rest(NamedTuple):
     settled_s: float
     rows: int
     behind: int
+    events: int
+    told_s: float
     verify: str
     violations: list[Violation]
 
@@ -71,11 +79,15 @@ async def examine(place: Place, history: History, load: Load) -> Rest:
     probed_s, facts, after_probe = await _until_settled(place, history)
     verify = await _verify(place.urls)
     everything = [*unready, *found, *wrong, *after_probe, *_unverified(verify)]
+    told_s, events, untold = await _until_told(place, history, facts)
+    everything += untold
     return Rest(
         ready_s=ready_s,
         settled_s=max(settled_s, probed_s),
         rows=len(facts.entries),
         behind=count_behind(facts),
+        events=events,
+        told_s=told_s,
         verify=str(verify.get("status", "not offered")),
         violations=_distinct(everything),
     )
@@ -127,6 +139,26 @@ async def _compare(place: Place, history: History) -> tuple[Facts, list[Violatio
     late = [Violation("not_settled", f"{pending} rows", {})] if pending else []
     found = check(history, facts, is_whole=not place.prefix, explained=place.explained)
     return facts, [*found, *unreadable, *late]
+
+
+async def _until_told(
+    place: Place, history: History, facts: Facts
+) -> tuple[float, int, list[Violation]]:
+    """Wait until everything was told to everybody; else what was not at the bound."""
+    redis_url = place.redis_url()
+    if place.listener is None or redis_url is None:
+        return 0.0, 0, []
+    began = time.monotonic()
+    while True:
+        told = await place.listener.told(next(iter(place.urls.values())), redis_url)
+        found = [
+            Violation(kind, subject, {"told": detail})
+            for kind, subject, detail in wrong_events(history, facts, told)
+        ]
+        took = time.monotonic() - began
+        if not found or took > TOLD_TIMEOUT_S:
+            return round(took, 2), len(told.feed), found
+        await asyncio.sleep(TOLD_POLL_S)
 
 
 async def _verify(urls: dict[str, str]) -> dict[str, Any]:
