@@ -35,6 +35,7 @@ class Report(msgspec.Struct, kw_only=True):
     accepted_per_s: float
     accepted_by_mode: dict[str, int]
     longest_silence_s: float
+    silent_from_s: float
     faults: dict[str, int]
     not_carried_out: dict[str, int]
     recovery_s: dict[str, float]
@@ -62,7 +63,7 @@ class Report(msgspec.Struct, kw_only=True):
             f"  accounts  were changed {self.changes} times",
             f"  requests  {_counted(self.requests)}",
             f"  accepted  {self.accepted_per_s:.0f}/s, {_counted(self.accepted_by_mode)}",
-            f"  silence   {self.longest_silence_s:.2f} s at most without an acceptance",
+            f"  silence   {self.longest_silence_s:.2f} s at most, from {self.silent_from_s:.1f} s",
             f"  faults    {_counted(self.faults)}",
         ]
         if self.not_carried_out:
@@ -112,6 +113,7 @@ def _counted(counts: dict[str, int]) -> str:
 
 def of_load(history: History, seconds: float) -> dict[str, Any]:
     """The part of a report that the clients' history tells."""
+    silence_s, silent_from_s = longest_silence(history, seconds)
     return {
         "seconds": seconds,
         "requests": history.count_by_outcome(),
@@ -120,7 +122,8 @@ def of_load(history: History, seconds: float) -> dict[str, Any]:
         "changes": sum(len(rules) - 1 for rules in history.rules.values()),
         "accepted_per_s": round(len(history.accepted_instants()) / seconds, 1),
         "accepted_by_mode": accepted_by_mode(history),
-        "longest_silence_s": longest_silence(history, seconds),
+        "longest_silence_s": silence_s,
+        "silent_from_s": silent_from_s,
     }
 
 
@@ -230,11 +233,12 @@ def _is_there(other: Incident, incident: Incident, until_s: float) -> bool:
     return is_another and other.began_s < until_s and other.healed_s > incident.healed_s
 
 
-def longest_silence(history: History, seconds: float) -> float:
-    """The longest time during the load in which nothing was accepted."""
+def longest_silence(history: History, seconds: float) -> tuple[float, float]:
+    """The longest time during the load in which nothing was accepted, and when it began."""
     ends = sorted(end for _, end, _ in history.accepted_instants() if end <= seconds)
     marks = [0.0, *ends, seconds]
-    return round(max(later - earlier for earlier, later in pairwise(marks)), 3)
+    silence_s, from_s = max((later - earlier, earlier) for earlier, later in pairwise(marks))
+    return round(silence_s, 3), round(from_s, 3)
 
 
 def accepted_by_mode(history: History) -> dict[str, int]:
