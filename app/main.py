@@ -23,6 +23,7 @@ from app.api.metrics import counted, metrics_of
 from app.api.observer import RequestObserver
 from app.api.openapi import openapi_config
 from app.api.problem import name_answer, render
+from app.api.query import learn_parameters, refuse_unknown_parameters
 from app.api.routers import all_routers
 from app.api.security import secured
 from app.api.starting import Opening, StartingServices
@@ -131,8 +132,9 @@ def _router(settings: Settings, observer: RequestObserver) -> Litestar:
     state.counts = Counts(partial(counted, observer) if observer.counts else None)
     sampler = Sampler(lambda: Sources(state.ledger, state.dashboard), state.counts)
     state.live = LiveFeed(sampler.take)
-    return Litestar(
+    router = Litestar(
         route_handlers=all_routers(settings),
+        before_request=refuse_unknown_parameters,
         exception_handlers={Exception: render},
         before_send=[name_answer],
         openapi_config=openapi_config(VERSION, needs_key=settings.security.require_api_key),
@@ -141,6 +143,8 @@ def _router(settings: Settings, observer: RequestObserver) -> Litestar:
         debug=False,
         logging_config=None,
     )
+    learn_parameters(router)
+    return router
 
 
 def _set_services(state: State, services: Services | StartingServices) -> None:

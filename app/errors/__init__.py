@@ -204,7 +204,7 @@ class AccountClosed(Rejected):
 
 
 class AccountNotEmpty(Rejected):
-    """An account can be closed only when its settled and pending amounts sum to zero."""
+    """An account can be closed only when it has nothing, settled, pending or held."""
 
 
 class LimitInUse(Rejected):
@@ -274,7 +274,7 @@ class IdempotencyKeyReused(Rejected):
 
 
 class IdempotencyIdentityConflict(Rejected):
-    """The id and the Idempotency-Key belong to two different requests."""
+    """The names of this request, its key, its id or what it reverses, are not those of one."""
 
 
 class AtomicRequestRefused(Rejected):

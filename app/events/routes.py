@@ -33,7 +33,7 @@ from app.infra.http import (
     json_answer,
     read_json,
 )
-from app.ledger.parameters import PageCursor, PageLimit, refuse_dry_run, uuid_of
+from app.ledger.parameters import PageCursor, PageLimit, uuid_of
 
 _decode_webhook = msgspec.json.Decoder(WebhookBody)
 _decode_change = msgspec.json.Decoder(WebhookChangeBody)
@@ -176,7 +176,6 @@ def _id(text: str) -> UUID:
 
 events_router = Router(
     path="/",
-    before_request=refuse_dry_run,
     route_handlers=[
         get_events,
         post_webhook,

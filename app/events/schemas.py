@@ -89,7 +89,13 @@ class ReplayBody(msgspec.Struct, forbid_unknown_fields=True):
     ] = msgspec.field(name="from")
 
     def to_position(self) -> Position:
-        """Read it; raises `InvalidCursor` or `InvalidValue`."""
+        """Read it; raises `InvalidCursor`, `InvalidValue` or `InstantInFuture`."""
+        position = self._read()
+        if position.at > datetime.now(UTC):
+            raise errors.InstantInFuture(pointer="/from")
+        return position
+
+    def _read(self) -> Position:
         if "T" not in self.from_[: limits.SEQUENCE_LENGTH_MAX]:
             return read_sequence(self.from_, "/from")
         try:

@@ -36,7 +36,6 @@ from app.ledger.parameters import (
     DRY_RUN,
     ETAG_HEADER,
     FORESEEN,
-    HAS_DRY_RUN,
     IF_MATCH_HEADER,
     LIST_PARAMETERS,
     METADATA_PREFIX,
@@ -59,12 +58,13 @@ _ETAGS_LENGTH_MAX = 1_000
     "/api/v1/accounts",
     summary="Open an account",
     response_headers=[REPLAYED_HEADER, ETAG_HEADER],
-    opt=HAS_DRY_RUN,
     operation_class=described_body(AccountBody, DRY_RUN),
     responses=documented(201, AccountAnswer, WRITE_PROBLEMS) | FORESEEN,
 )
 async def post_account(request: HttpRequest, state: State) -> Response[bytes]:
-    """Open an account; an opening balance is a credit from the currency's external account."""
+    """Open an account; an opening balance is a credit from the currency's external account. Asked
+    for again it is answered with the account as it is now.
+    """
     body = await read_json(request, _decode_account)
     wanted, ledger = body.to_request(state.default_currency), state.ledger
     if is_dry_run(request):
@@ -90,7 +90,6 @@ async def get_account(account_id: AccountIdPath, state: State) -> Response[bytes
     "/api/v1/accounts/{account_id:str}",
     summary="Change, freeze or close an account",
     response_headers=[ETAG_HEADER],
-    opt=HAS_DRY_RUN,
     operation_class=described_body(AccountChangeBody, IF_MATCH_HEADER, DRY_RUN),
     responses=documented(200, AccountAnswer | DryRunAnswer, (*WRITE_PROBLEMS, 412)),
 )

@@ -27,7 +27,8 @@ from app.ledger.bulk_schemas import (
     bulk_dry_run_answer,
     bulk_results,
 )
-from app.ledger.parameters import DRY_RUN, HAS_DRY_RUN, KEY_HEADER, is_dry_run
+from app.ledger.model import Acceptance
+from app.ledger.parameters import DRY_RUN, KEY_HEADER, REPLAYED, REPLAYED_HEADER, is_dry_run
 
 BULK_PATH = "/api/v1/transactions"
 _MSGPACK = "application/msgpack"
@@ -40,7 +41,7 @@ _documented = documented(201, BulkAnswerView, WRITE_PROBLEMS)
 @post(
     BULK_PATH,
     summary="Debit or credit accounts, up to 8,000 transactions at once",
-    opt=HAS_DRY_RUN,
+    response_headers=[REPLAYED_HEADER],
     operation_class=described_body(BulkBody, KEY_HEADER, DRY_RUN, media_types=(JSON, _MSGPACK)),
     request_max_body_size=limits.REQUEST_BYTES_MAX,
     responses=_documented | documented(200, BulkAnswerView | BulkDryRunView, ()),
@@ -71,14 +72,18 @@ async def post_transactions(request: HttpRequest, state: State) -> Response[byte
         answer = BulkAnswer(results=bulk_results(answers))
     refused = {n: each for n, each in enumerate(answers) if isinstance(each, errors.LedgerError)}
     if sent.atomic or len(refused) == len(answers):
-        _raise_as_one(refused, answer.results, atomic=sent.atomic)
+        _raise_as_one(refused, answer.results, key, atomic=sent.atomic)
     content, media_type = (_encode_packed, _MSGPACK) if is_packed else (encode, JSON)
     status = 200 if refused or is_dry else 201
-    return Response(content(answer), status_code=status, media_type=media_type)
+    accepted = [each.replayed for each in answers if isinstance(each, Acceptance)]
+    headers = REPLAYED if accepted and all(accepted) else None
+    return Response(content(answer), status_code=status, media_type=media_type, headers=headers)
 
 
-def _raise_as_one(refused: dict[int, errors.LedgerError], results: Any, *, atomic: bool) -> None:
-    """Refuse the request as a whole where it could not be decided, or was to be done as a whole."""
+def _raise_as_one(
+    refused: dict[int, errors.LedgerError], results: Any, key: str | None, *, atomic: bool
+) -> None:
+    """Refuse the request as a whole where it could not be decided, or is one by its name."""
     for family in (errors.OutcomeUnknown, errors.InvariantViolation, errors.Unavailable):
         for error in refused.values():
             if isinstance(error, family):
@@ -86,6 +91,9 @@ def _raise_as_one(refused: dict[int, errors.LedgerError], results: Any, *, atomi
     for error in refused.values():
         if error.retryable or not isinstance(error, errors.Rejected):
             raise type(error)(error.detail)
+    # Of one key that names all of it no item has a name of its own.
+    if key is not None and any(type(e) is errors.IdempotencyKeyReused for e in refused.values()):
+        raise errors.IdempotencyKeyReused
     own = [n for n, error in refused.items() if not isinstance(error, errors.OthersRefused)]
     if atomic and refused:
         first = min(own or refused)

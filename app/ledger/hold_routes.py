@@ -35,7 +35,6 @@ from app.ledger.parameters import (
     ACCOUNT_PROBLEMS,
     DRY_RUN,
     FORESEEN,
-    HAS_DRY_RUN,
     KEY_HEADER,
     REPLAYED,
     REPLAYED_HEADER,
@@ -56,7 +55,6 @@ HoldIdPath = Annotated[str, PathParameter(description="The hold's UUID")]
     "/api/v1/holds",
     summary="Hold an amount",
     response_headers=[REPLAYED_HEADER],
-    opt=HAS_DRY_RUN,
     operation_class=described_body(HoldBody, KEY_HEADER, DRY_RUN),
     responses=documented(201, HoldView, WRITE_PROBLEMS) | FORESEEN,
 )
@@ -79,13 +77,16 @@ async def post_hold(request: HttpRequest, state: State) -> Response[bytes]:
     status_code=200,
     summary="Capture what is held",
     response_headers=[REPLAYED_HEADER],
-    opt=HAS_DRY_RUN,
     operation_class=described_body(CaptureBody, KEY_HEADER, DRY_RUN),
     responses=documented(200, HoldView | DryRunAnswer, WRITE_PROBLEMS),
 )
 async def post_capture(hold_id: HoldIdPath, request: HttpRequest, state: State) -> Response[bytes]:
     """Give what is held to whom it is for: all of it, or an amount, several times until one is
     final. What a final capture leaves is released. Nothing is captured once its time is up.
+
+    The money left its account when it was set aside, so a freeze of that account does not keep a
+    capture from it. One of the receiver does, for as long as it lasts, and its close for ever: what
+    is held can be released then.
     """
     holds: Holds = state.ledger.holds
     with refusals():
@@ -102,7 +103,6 @@ async def post_capture(hold_id: HoldIdPath, request: HttpRequest, state: State) 
     status_code=200,
     summary="Release what is held",
     response_headers=[REPLAYED_HEADER],
-    opt=HAS_DRY_RUN,
     operation_class=described_body(ReleaseBody, KEY_HEADER, DRY_RUN),
     responses=documented(200, HoldView | DryRunAnswer, WRITE_PROBLEMS),
 )

@@ -93,7 +93,8 @@ class Hold(msgspec.Struct, frozen=True, kw_only=True):
         """What a capture takes and what it gives back; raises `HoldEnded` or `HoldExceeded`."""
         self.require_open()
         if self.is_due:
-            raise errors.HoldEnded("The hold's time is up.", hold_status=HoldStatus.EXPIRED.value)
+            detail = "The hold's time is up; what is left of it is about to be given back."
+            raise errors.HoldEnded(detail, hold_status=self.status.value)
         left = self.remaining_minor
         captured = left if asked_minor is None else asked_minor
         if captured > left:

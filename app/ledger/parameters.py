@@ -64,13 +64,6 @@ def is_dry_run(request: HttpRequest) -> bool:
     return sent == ["true"]
 
 
-async def refuse_dry_run(request: HttpRequest) -> None:
-    """Refuse to do what a client only wants to know the outcome of, where that cannot be told."""
-    is_asked = "dry_run" in request.query_params and request.method != "GET"
-    if is_asked and not HAS_DRY_RUN.items() <= request.route_handler.opt.items():
-        raise errors.InvalidParameter("This has no dry run.", pointer="/dry_run")
-
-
 def _in_query(name: str, schema: Schema, description: str) -> DescribedParameter:
     return DescribedParameter(
         name=name, param_in="query", required=False, schema=schema, description=description
@@ -82,7 +75,6 @@ DRY_RUN = _in_query(
     Schema(type=OpenAPIType.BOOLEAN),
     "Say what would happen and change nothing: 200 with what accounts would have, or the refusal",
 )
-HAS_DRY_RUN = {"dry_run": True}
 FORESEEN = {
     200: ResponseSpec(DryRunAnswer, generate_examples=False, description="What a dry run foresees")
 }

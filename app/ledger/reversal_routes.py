@@ -22,7 +22,6 @@ from app.ledger.dry_run_schemas import dry_run_answer
 from app.ledger.parameters import (
     DRY_RUN,
     FORESEEN,
-    HAS_DRY_RUN,
     KEY_HEADER,
     REPLAYED,
     REPLAYED_HEADER,
@@ -62,7 +61,6 @@ _decode_reversal = msgspec.json.Decoder(ReversalBody)
     "/api/v1/transactions/{transaction_id:str}/reversal",
     summary="Reverse a transaction",
     response_headers=[REPLAYED_HEADER],
-    opt=HAS_DRY_RUN,
     operation_class=described_body(ReversalBody, KEY_HEADER, DRY_RUN),
     responses=documented(201, TransactionAnswer, WRITE_PROBLEMS) | FORESEEN,
 )

@@ -20,6 +20,9 @@ class ReversalRequest(msgspec.Struct, frozen=True, kw_only=True):
 
     def reversing(self, transaction: Transaction) -> TransactionRequest:
         """The transaction that takes this one back; raises `NotReversible`."""
+        is_held = (transaction.other_account_id or "").startswith(HOLDING_PREFIX)
+        if is_held and transaction.direction is Direction.DEBIT:
+            raise errors.NotReversible("It set money aside for a hold; release the hold instead.")
         if transaction.transfer_id is not None:
             raise errors.NotReversible(
                 "It is half of a transfer; transfer the amount back instead.",

@@ -43,7 +43,6 @@ from app.ledger.parameters import (
     ACCOUNT_PROBLEMS,
     DRY_RUN,
     FORESEEN,
-    HAS_DRY_RUN,
     KEY_HEADER,
     REPLAYED,
     REPLAYED_HEADER,
@@ -51,7 +50,6 @@ from app.ledger.parameters import (
     PageCursor,
     PageLimit,
     is_dry_run,
-    refuse_dry_run,
     uuid_of,
 )
 from app.ledger.reversal_routes import post_reversal
@@ -133,7 +131,6 @@ def refusal(error: errors.LedgerError, body: bytes) -> errors.LedgerError:
     TRANSACTION_PATH,
     summary="Debit or credit an account",
     response_headers=[REPLAYED_HEADER],
-    opt=HAS_DRY_RUN,
     operation_class=described_body(TransactionBody, KEY_HEADER, DRY_RUN),
     responses=documented(201, TransactionAnswer, WRITE_PROBLEMS) | FORESEEN,
 )
@@ -325,4 +322,4 @@ def ledger_router(*, test_mode: bool) -> Router:
     ]
     if test_mode:
         handlers += [post_test_accounts, delete_test_cleanup]
-    return Router(path="/", route_handlers=handlers, tags=["ledger"], before_request=refuse_dry_run)
+    return Router(path="/", route_handlers=handlers, tags=["ledger"])

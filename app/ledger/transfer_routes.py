@@ -22,7 +22,6 @@ from app.ledger.dry_run_schemas import dry_run_answer
 from app.ledger.parameters import (
     DRY_RUN,
     FORESEEN,
-    HAS_DRY_RUN,
     KEY_HEADER,
     REPLAYED,
     REPLAYED_HEADER,
@@ -53,7 +52,6 @@ _ALONE = "/transfers/0"
     "/api/v1/transfers",
     summary="Transfer from one account to another",
     response_headers=[REPLAYED_HEADER],
-    opt=HAS_DRY_RUN,
     operation_class=described_body(TransferBody, KEY_HEADER, DRY_RUN),
     responses=documented(201, TransferAnswer, WRITE_PROBLEMS) | FORESEEN,
 )
@@ -77,7 +75,6 @@ async def post_transfer(request: HttpRequest, state: State) -> Response[bytes]:
     "/api/v1/groups",
     summary="Do up to 100 transfers, all or none",
     response_headers=[REPLAYED_HEADER],
-    opt=HAS_DRY_RUN,
     operation_class=described_body(TransferGroupBody, KEY_HEADER, DRY_RUN),
     request_max_body_size=limits.GROUP_BYTES_MAX,
     responses=documented(201, TransferGroupAnswer, WRITE_PROBLEMS) | FORESEEN,

@@ -180,6 +180,29 @@ async def test_what_has_no_dry_run_is_refused_and_not_done(
     assert await books(database) == before
 
 
+@pytest.mark.parametrize(
+    ("method", "path", "wrong"),
+    [
+        ("POST", "/api/v1/transaction?dryrun=true", "/dryrun"),
+        ("POST", "/api/v1/transactions?dry_run=false&dry-run=true", "/dry-run"),
+        ("POST", "/api/v1/holds?atomic=true", "/atomic"),
+        ("GET", "/api/v1/balance/A?att=2026-01-01T00:00:00Z", "/att"),
+        ("GET", "/api/v1/holds?account_id=A&stauts=HELD", "/stauts"),
+        ("GET", "/api/v1/events?metadata.a=b", "/metadata.a"),
+        ("GET", "/api/v1/accounts?metadata=b", "/metadata"),
+    ],
+)
+async def test_a_parameter_that_is_not_there_is_refused_and_nothing_done(
+    api: httpx.AsyncClient, accounts: None, database: Any, method: str, path: str, wrong: str
+) -> None:
+    """Who mistypes `dry_run` does not want the money moved."""
+    before = await books(database)
+    answer = await api.request(method, path, json=debit() if method == "POST" else None)
+    assert (answer.status_code, answer.json()["code"]) == (400, "invalid_parameter")
+    assert answer.json()["pointer"] == wrong
+    assert await books(database) == before
+
+
 async def test_what_is_frozen_is_foreseen_without_redis_as_well(
     settings: Settings, redis_client: Any
 ) -> None:

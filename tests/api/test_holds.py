@@ -160,9 +160,11 @@ async def test_time_is_up_by_the_clock_of_postgres(
 
     async def is_due() -> bool:
         answer = await act(api, hold_id, "capture", amount="0.01")
-        return answer.status_code == 422 and answer.json()["hold_status"] == "EXPIRED"
+        return answer.status_code == 422 and answer.json()["code"] == "hold_ended"
 
     await eventually(is_due)
+    refused = (await act(api, hold_id, "capture", amount="0.01")).json()
+    assert (refused["hold_status"], refused["detail"][:22]) == ("HELD", "The hold's time is up;")
     captured = (await api.get(f"{HOLDS}/{hold_id}")).json()["captured"]
     assert await worker.expiry.step() == 1
     body = (await api.get(f"{HOLDS}/{hold_id}")).json()

@@ -121,6 +121,8 @@ async def test_what_is_part_of_something_else_is_not_taken_back_alone(
     ):
         refused = await reverse(api, transaction_id)
         assert (refused.status_code, refused.json()["code"]) == (409, "not_reversible")
+    told = (await reverse(api, held)).json()
+    assert (told["code"], told["detail"][-25:]) == ("not_reversible", "release the hold instead.")
     assert await available(api) == "85.00"
 
 
