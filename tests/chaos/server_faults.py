@@ -11,6 +11,8 @@ from tests.chaos.wire import Unread
 HOT_SHARE = 0.4
 ACCOUNT_KEYS = "subbalance:*:account:*"
 CARRIED_OUT = ""
+UNDO_TRIES_MAX = 30
+UNDO_PAUSE_S = 0.5
 _TERMINATE = (
     "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
     " WHERE pid <> pg_backend_pid() AND backend_type = 'client backend'"
@@ -146,8 +148,13 @@ class ServerFaults:
             if not await self._stage.operate(fault.manner):
                 return "it was refused"
             await asyncio.sleep(fault.lasts_s)
-            await self._stage.operate("resume" if fault.manner == "read-only" else "automatic")
-        return CARRIED_OUT
+            undone = "resume" if fault.manner == "read-only" else "automatic"
+            for _ in range(UNDO_TRIES_MAX):
+                if await self._stage.operate(undone):
+                    return CARRIED_OUT
+                # PostgreSQL may be down just now; nothing would be decided until the end.
+                await asyncio.sleep(UNDO_PAUSE_S)
+        return f"{undone} was refused {UNDO_TRIES_MAX} times"
 
 
 def _server_of(fault: Fault) -> str:
