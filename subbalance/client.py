@@ -94,10 +94,12 @@ class Client(Operations, Sender):
         connections: int = limits.CONNECTIONS,
         transport: httpx.BaseTransport | None = None,
     ) -> None:
-        """Connect at the first call; `headers` go with every request."""
+        """Connect at the first call; `headers` go with every request. Raises `ValueError` for a
+        URL that does not begin with http:// or https://.
+        """
         self._policy = policy or Policy()
         self._http = httpx.Client(
-            base_url=url,
+            base_url=_checked_url(url),
             headers=dict(headers or {}),
             limits=_connection_limits(connections),
             transport=transport,
@@ -155,10 +157,12 @@ class AsyncClient(Operations, AsyncSender):
         connections: int = limits.CONNECTIONS,
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
-        """Connect at the first call; `headers` go with every request."""
+        """Connect at the first call; `headers` go with every request. Raises `ValueError` for a
+        URL that does not begin with http:// or https://.
+        """
         self._policy = policy or Policy()
         self._http = httpx.AsyncClient(
-            base_url=url,
+            base_url=_checked_url(url),
             headers=dict(headers or {}),
             limits=_connection_limits(connections),
             transport=transport,
@@ -204,6 +208,12 @@ class AsyncClient(Operations, AsyncSender):
         trace: TracebackType | None,
     ) -> None:
         await self.close()
+
+
+def _checked_url(url: str) -> str:
+    if not url.startswith(("http://", "https://")):
+        raise ValueError(f"a service's URL begins with http:// or https://, not {url!r}")
+    return url
 
 
 def _connection_limits(connections: int) -> httpx.Limits:

@@ -15,6 +15,9 @@ from collections.abc import Mapping
 from decimal import Decimal
 from typing import Any
 
+# What a refusal was decided by, as far as it tells.
+_FIGURES = ("requested", "available", "balance", "hold_status")
+
 
 class LedgerError(Exception):
     """A call that did not succeed."""
@@ -56,6 +59,7 @@ class LedgerError(Exception):
         told = [f"{self.code}: {self.detail}"]
         if self.pointer:
             told.append(f"at {self.pointer}")
+        told += [f"{name} {self.members[name]}" for name in _FIGURES if name in self.members]
         if self.attempts > 1:
             told.append(f"after {self.attempts} attempts")
         if self.idempotency_key is not None:

@@ -166,4 +166,9 @@ def find(context: Context, key: str) -> None:
     try:
         context.output.show(context.ledger.find_transaction(key))
     except NotFound:
-        context.output.list(context.ledger.find_group(key).transfers, _TRANSFER)
+        try:
+            transfers = context.ledger.find_group(key).transfers
+        except NotFound as error:
+            detail = "Nothing was accepted under this key."
+            raise NotFound("transaction_not_found", detail, http_status=404) from error
+        context.output.list(transfers, _TRANSFER)

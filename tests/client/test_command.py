@@ -75,7 +75,8 @@ def test_money_is_posted_transferred_and_shown(
     assert shell.read("find", f"{a}-k")["transaction_id"] == done["transaction_id"]
     moved = shell.read("transfer", a, b, "7", "--key", f"{a}-t")
     assert shell.read("find", f"{a}-t")["transfer_id"] == moved["transfer_id"]
-    assert "transfer_not_found" in shell.run("find", f"{a}-nothing", code=1).stderr
+    missed = shell.run("find", f"{a}-nothing", code=1).stderr
+    assert missed == "refused: transaction_not_found: Nothing was accepted under this key.\n"
     assert shell.read("balance", b)["available_balance"] == "7.00"
     plain = dict(line.split("\t") for line in shell.run("balance", a).stdout.splitlines())
     assert plain["available_balance"] == "80.50"
@@ -121,6 +122,7 @@ def test_health_and_verify_say_how_it_is(shell: Shell) -> None:
 def test_a_refusal_is_exit_code_1(shell: Shell, accounts: None, a: str) -> None:
     plain = shell.run("post", a, "debit", "100.01", code=1)
     assert plain.stderr.startswith("refused: insufficient_available: ")
+    assert "requested 100.01, available 100.00" in plain.stderr
     told = json.loads(shell.run("--json", "post", a, "debit", "100.01", code=1).stderr)
     assert (told["code"], told["members"]["available"]) == ("insufficient_available", "100.00")
 

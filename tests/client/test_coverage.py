@@ -4,6 +4,7 @@ import re
 from typing import Any
 
 import httpx
+import pytest
 
 from subbalance import (
     account_calls,
@@ -14,7 +15,7 @@ from subbalance import (
     service_calls,
 )
 from subbalance.call import Call, Listing
-from subbalance.client import Operations
+from subbalance.client import AsyncClient, Client, Operations
 from subbalance.operation import ListOperation, Operation
 
 CALLS: dict[str, Call[Any] | Listing[Any]] = {
@@ -110,3 +111,12 @@ def test_every_write_of_money_has_a_key_of_its_own() -> None:
     ]
     assert None not in keys
     assert len(set(keys)) == len(keys) == 10
+
+
+@pytest.mark.parametrize("kind", [Client, AsyncClient])
+@pytest.mark.parametrize("url", ["", "ledger:8082", "ftp://ledger"])
+def test_a_url_that_is_none_is_refused_at_once(
+    kind: type[Client] | type[AsyncClient], url: str
+) -> None:
+    with pytest.raises(ValueError, match="begins with http"):
+        kind(url)
