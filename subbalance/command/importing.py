@@ -71,7 +71,12 @@ def import_file(
         refused_path = path.with_name(f"{path.name}.refused.csv")
         with _Refused(refused_path, rows.columns) as refused:
             results = sending.send(_noting_bad(rows, refused), unclear_max)
-            stopped = _count(report, refused, _with_progress(results, good))
+            try:
+                stopped = _count(report, refused, _with_progress(results, good))
+            except KeyboardInterrupt:
+                # Of what is counted as not sent, the request under way may have been done.
+                context.output.show(report)
+                raise
         report.refused_file = str(refused_path) if refused.count else None
     context.output.show(report)
     raise SystemExit(context.output.fail(stopped) if stopped else _exit_code(report))

@@ -1,6 +1,7 @@
 """`subbalance import`: checked first, sent once however often it runs, reported exactly."""
 
 import csv
+import json
 import os
 import subprocess
 import sys
@@ -8,10 +9,12 @@ import time
 from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from subbalance import Client
+from subbalance.command import importing
 from tests.client.flaky import CUT, DONE_AND_CUT, HANG, PASS, Behaviour, answering, flaky
 from tests.client.test_command import ROOT, Shell
 
@@ -74,6 +77,31 @@ def test_a_changed_file_sends_only_what_is_new(
     report = shell.read("import", str(path))
     assert counts(report) == (2, 2, 0, 0, 0, 0)
     assert available(url, a) == Decimal(1_000 - 1 - 2 - 4 - 1)
+
+
+def test_one_that_is_interrupted_says_how_far_it_came(
+    shell: Shell,
+    accounts: None,
+    url: str,
+    a: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    path = written(tmp_path, "account_id,type,amount", *[f"{a},debit,1"] * 9)
+    count_one, done = importing._count_one, list[Any]()
+
+    def interrupted(*what: Any) -> None:
+        count_one(*what)
+        done.append(what)
+        if len(done) == 4:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(importing, "_count_one", interrupted)
+    stopped = shell.run("--json", "import", str(path), "--batch", "2", code=3)
+    assert counts(json.loads(stopped.stdout)) == (4, 0, 0, 0, 5, 0)
+    assert "interrupted; what was sent may have been done" in stopped.stderr
+    assert counts(shell.read("import", str(path))) == (5, 4, 0, 0, 0, 0)
+    assert available(url, a) == Decimal(991)
 
 
 def test_rows_may_count_for_an_earlier_time(
