@@ -15,7 +15,9 @@ async def refuse_unknown_parameters(request: HttpRequest) -> None:
     scope = request.scope
     if not scope["query_string"] or not scope["path_template"].startswith(_CHECKED):
         return
-    known = _known(request.app).get((request.method, scope["path_template"]), ())
+    known = _known(request.app).get((request.method, scope["path_template"]))
+    if known is None:
+        return  # OPTIONS, which the framework answers itself
     for name in request.query_params:
         if name not in known and not any(_is_of_family(name, each) for each in known):
             why = "This has no dry run." if name == _DRY_RUN else "This has no such parameter."

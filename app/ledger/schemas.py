@@ -28,7 +28,7 @@ from app.ledger.model import (
 )
 
 # What is later than the booking is not kept, so that a client's clock may be ahead of this one.
-_CLOCKS_DIFFER = timedelta(seconds=5)
+CLOCKS_DIFFER = timedelta(seconds=5)
 _EFFECTIVE_FIRST = datetime(1970, 1, 1, tzinfo=UTC)
 MESSAGE_ACCEPTED = "Transaksi berhasil diproses"
 Amount = Annotated[
@@ -337,7 +337,7 @@ def instant_or_unset(moment: datetime | None) -> str | UnsetType:
 
 def past_instant(moment: datetime) -> datetime:
     """Check an effective time: not in the future, and not before money was counted like this."""
-    if not _EFFECTIVE_FIRST <= moment <= datetime.now(UTC) + _CLOCKS_DIFFER:
+    if not _EFFECTIVE_FIRST <= moment <= datetime.now(UTC) + CLOCKS_DIFFER:
         raise errors.InvalidValue(
             "An effective time lies between 1970 and now.", pointer="/effective_at"
         )
