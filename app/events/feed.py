@@ -8,35 +8,16 @@ it.
 import asyncio
 import logging
 from collections import OrderedDict
-from collections.abc import Sequence
 from datetime import datetime, timedelta
-from typing import Any
 
 from app import limits
-from app.events.model import STEPS, EventPage, EventType, Position, TellableEvent, Watermark
-from app.events.schemas import EventView
+from app.events.journal_events import events_of
+from app.events.model import EventPage, Position, Watermark
 from app.events.store import EventStore
-from app.infra.http import encode
-from app.ledger.codes import HoldKind
-from app.ledger.hold_schemas import HoldView, hold_view
 from app.ledger.hold_store import read_done_acts
-from app.ledger.holds import DoneAct
-from app.ledger.model import EXTERNAL_PREFIX, HOLDING_PREFIX
-from app.ledger.schemas import TransactionView, instant, transaction_view
-from app.ledger.store import account_of, transaction_of
 
 _log = logging.getLogger(__name__)
-_Row = Any
 _CLOCK_MARGIN = timedelta(minutes=1)
-_INTERNAL = (EXTERNAL_PREFIX, HOLDING_PREFIX)
-_ENDINGS = {each: each.partition(".")[2] for each in EventType}
-_ACCEPTED, _REVERSED, _ACT = 1, 2, 3
-_HOLD_TYPES = {
-    HoldKind.PLACE: EventType.HOLD_PLACED,
-    HoldKind.CAPTURE: EventType.HOLD_CAPTURED,
-    HoldKind.RELEASE: EventType.HOLD_RELEASED,
-    HoldKind.EXPIRE: EventType.HOLD_EXPIRED,
-}
 
 
 class Feed:
@@ -112,7 +93,7 @@ class Feed:
         acts = await read_done_acts(self._store.ledger, places)
         # Of the first batch some steps may have been told before; of the others none was.
         events = tuple(
-            event for event in _events_of(rows, acts, account_no) if event.position >= start
+            event for event in events_of(rows, acts, account_no) if event.position >= start
         )
         last = rows[-1]
         return EventPage(events, Position(last["at"], last["kind"], last["batch_seq"]).after_batch)
@@ -126,55 +107,3 @@ def _nothing(start: Position, watermark: Watermark) -> EventPage:
         return EventPage((), start)
     _log.warning("the clock of PostgreSQL went back behind %s; telling again", start.at)
     return EventPage((), Position(watermark.before - _CLOCK_MARGIN))
-
-
-def _events_of(
-    rows: Sequence[_Row], acts: dict[tuple[int, int], DoneAct], account_no: int | None
-) -> list[TellableEvent]:
-    events: list[TellableEvent] = []
-    for row in rows:
-        if row["item_no"] is None:
-            continue
-        is_wanted = account_no is None or row["account_no"] == account_no
-        if is_wanted and not row["account_id"].startswith(_INTERNAL):
-            events += _transaction_events(row)
-        if row["is_act"]:
-            act = acts[row["batch_seq"], row["item_no"]]
-            if account_no is None or act.hold.account.account_no == account_no:
-                events.append(_hold_event(row, act))
-    return events
-
-
-def _transaction_events(row: _Row) -> list[TellableEvent]:
-    account = account_of(row)
-    data = transaction_view(transaction_of(row, account))
-    if row["kind"]:
-        return [_event(row, _ACCEPTED, EventType.TRANSACTION_SETTLED, account.account_id, data)]
-    told = [_event(row, _ACCEPTED, EventType.TRANSACTION_ACCEPTED, account.account_id, data)]
-    if row["reverses"] is not None:
-        reversed_type = EventType.TRANSACTION_REVERSED
-        told.append(_event(row, _REVERSED, reversed_type, account.account_id, data))
-    return told
-
-
-def _hold_event(row: _Row, act: DoneAct) -> TellableEvent:
-    hold = act.hold
-    return _event(row, _ACT, _HOLD_TYPES[act.kind], hold.account.account_id, hold_view(hold))
-
-
-def _event(
-    row: _Row, step: int, kind: EventType, account_id: str, data: TransactionView | HoldView
-) -> TellableEvent:
-    batch_seq, item_no = row["batch_seq"], row["item_no"]
-    place = Position(row["at"], row["kind"], batch_seq, item_no * STEPS + step)
-    event_id = f"{batch_seq}-{item_no}-{_ENDINGS[kind]}"
-    sequence = place.after_step.text
-    view = EventView(
-        id=event_id,
-        type=kind,
-        account_id=account_id,
-        occurred_at=instant(row["at"]),
-        sequence=sequence,
-        data=data,
-    )
-    return TellableEvent(event_id, kind, account_id, place, sequence, encode(view))

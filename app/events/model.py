@@ -75,8 +75,18 @@ class Position(NamedTuple):
     @property
     def text(self) -> str:
         """Write it so that the order of texts is the order of places."""
+        return sequence_text(self.batch_text, self.step)
+
+    @property
+    def batch_text(self) -> str:
+        """How the texts of all places in its batch begin."""
         at_us = (self.at - _EPOCH) // _MICROSECOND
-        return f"{at_us:016d}-{self.kind}-{self.batch_seq:018d}-{self.step:06d}"
+        return f"{at_us:016d}-{self.kind}-{self.batch_seq:018d}-"
+
+
+def sequence_text(batch_text: str, step: int) -> str:
+    """Write a place in a batch whose places begin like this."""
+    return f"{batch_text}{step:06d}"
 
 
 BEGINNING = Position(_EPOCH)

@@ -58,17 +58,9 @@ class RedisStream:
         self, events: Sequence[TellableEvent], mark: str | None
     ) -> tuple[Appended, str]:
         """Add entries behind the last one. Raises `SinkFailed`."""
-        fields = [
-            field
-            for event in events
-            for field in (
-                event.event_id,
-                event.type.value,
-                event.account_id,
-                event.sequence,
-                event.body.decode(),
-            )
-        ]
+        fields: list[str | bytes] = []
+        for event in events:
+            fields += (event.event_id, event.type, event.account_id, event.sequence, event.body)
         try:
             word, newest = await self._scripts.call(
                 "append", [self._key], [mark or "", self._items, *fields]

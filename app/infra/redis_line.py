@@ -32,8 +32,11 @@ class RedisLine:
         self._channel: _Channel | None = None
         self._returns: set[asyncio.Task[None]] = set()
 
-    async def call(self, *words: str) -> Any:
-        """Send a command; text in, text out. Raises what redis-py raises, within its time-out."""
+    async def call(self, *words: str | bytes) -> Any:
+        """Send a command; text in, or its UTF-8, and text out.
+
+        Raises what redis-py raises, within its time-out.
+        """
         channel = self._channel
         if channel is None or channel.is_lost:
             channel = await self._connect()

@@ -68,8 +68,8 @@ class LuaScripts:
             digest = hashlib.sha1(self._sources[path.stem].encode(), usedforsecurity=False)
             self._digests[path.stem] = digest.hexdigest()
 
-    async def call(self, name: str, keys: Sequence[str], arguments: Sequence[str]) -> Any:
-        """Run a script; text in, text out. Raises what redis-py raises.
+    async def call(self, name: str, keys: Sequence[str], arguments: Sequence[str | bytes]) -> Any:
+        """Run a script; text in, or its UTF-8, and text out. Raises what redis-py raises.
 
         A script that Redis does not have has not run, so it is loaded and called once more.
         """

@@ -272,7 +272,7 @@ class _TimedScripts(LuaScripts):
 
     instruments: Instruments
 
-    async def call(self, name: str, keys: Sequence[str], arguments: Sequence[str]) -> Any:
+    async def call(self, name: str, keys: Sequence[str], arguments: Sequence[str | bytes]) -> Any:
         """Run a script, timed."""
         work = super().call(name, keys, arguments)
         return await self.instruments.timed(_STEPS.get(name, "other"), work)

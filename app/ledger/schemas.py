@@ -135,7 +135,7 @@ class TransactionAnswer(msgspec.Struct, kw_only=True):
 class TransactionView(msgspec.Struct, kw_only=True):
     """A transaction as it is now."""
 
-    transaction_id: str
+    transaction_id: UUID
     account_id: str
     amount: str
     type: Direction
@@ -147,7 +147,7 @@ class TransactionView(msgspec.Struct, kw_only=True):
     reference: str | None = None
     metadata: dict[str, str] | None = None
     transfer_id: Annotated[
-        str | None, Meta(description="The transfer that this is half of, if it is")
+        UUID | None, Meta(description="The transfer that this is half of, if it is")
     ] = None
     other_account_id: Annotated[str | None, Meta(description="Its other account")] = None
     effective_at: Annotated[
@@ -157,7 +157,7 @@ class TransactionView(msgspec.Struct, kw_only=True):
         UUID | UnsetType, Meta(description="The transaction that it takes back, if it does")
     ] = UNSET
     reversed_by: Annotated[
-        str | UnsetType,
+        UUID | UnsetType,
         Meta(description="The transaction that takes it back, if one does; not told in lists"),
     ] = UNSET
 
@@ -248,7 +248,7 @@ def transaction_answer(transaction: Transaction) -> TransactionAnswer:
 def transaction_view(transaction: Transaction, reversed_by: UUID | None = None) -> TransactionView:
     """Show a transaction, and what takes it back where that was looked up."""
     return TransactionView(
-        transaction_id=str(transaction.transaction_id),
+        transaction_id=transaction.transaction_id,
         account_id=transaction.account.account_id,
         amount=transaction.amount_text,
         type=transaction.direction,
@@ -259,11 +259,11 @@ def transaction_view(transaction: Transaction, reversed_by: UUID | None = None) 
         updated_at=instant(transaction.updated_at),
         reference=transaction.reference,
         metadata=ordered_metadata(transaction.metadata),
-        transfer_id=None if transaction.transfer_id is None else str(transaction.transfer_id),
+        transfer_id=transaction.transfer_id,
         other_account_id=transaction.other_account_id,
         effective_at=instant_or_unset(transaction.effective_at),
         reverses=UNSET if transaction.reverses is None else transaction.reverses,
-        reversed_by=UNSET if reversed_by is None else str(reversed_by),
+        reversed_by=UNSET if reversed_by is None else reversed_by,
     )
 
 

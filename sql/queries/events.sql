@@ -16,7 +16,7 @@ WITH bounds AS MATERIALIZED (
 ), batches AS MATERIALIZED (
     SELECT x.*, sum(x.entry_count) OVER (ORDER BY x.at, x.kind, x.batch_seq) - x.entry_count AS entries_before
       FROM (
-        (SELECT b.created_at AS at, 0 AS kind, b.batch_seq, b.entry_count, b.created_at, b.mode, b.attempt_id, b.transfer_nos
+        (SELECT b.created_at AS at, 0 AS kind, b.batch_seq, b.entry_count, b.created_at, b.mode, b.transfer_nos
            FROM journal_batches b
           WHERE (b.created_at, b.batch_seq) >= ($1, CASE WHEN $2 = 0::smallint THEN $3 ELSE 9223372036854775807 END)
             AND b.created_at < (SELECT before FROM bounds) AND b.status <> 'VOID'
@@ -28,15 +28,14 @@ WITH bounds AS MATERIALIZED (
           CROSS JOIN LATERAL (
                 -- By the settlement's own index: in order of batches it might be looked for in the whole journal.
                 SELECT c.* FROM (
-                       SELECT b.batch_seq, b.entry_count, b.created_at, b.mode, b.attempt_id, b.transfer_nos
+                       SELECT b.batch_seq, b.entry_count, b.created_at, b.mode, b.transfer_nos
                          FROM journal_batches b WHERE b.settlement_id = s.settlement_id OFFSET 0) AS c
                  WHERE c.batch_seq >= CASE WHEN s.settled_at > $1 OR $2 = 0::smallint THEN 0 ELSE $3 END
                  ORDER BY c.batch_seq LIMIT $6) AS b)
       ) AS x
      ORDER BY x.at, x.kind, x.batch_seq LIMIT $6
 )
-SELECT u.at, u.kind, u.batch_seq, u.created_at, u.mode, u.attempt_id,
-       CASE u.kind WHEN 0 THEN 'PENDING' ELSE 'SETTLED' END AS status, u.at AS updated_at,
+SELECT u.at, u.kind, u.batch_seq, u.created_at, u.mode,
        e.item_no, e.change_minor, e.transaction_id, e.reference, e.metadata::text, e.effective_at, e.reverses,
        a.account_no, a.account_id, a.currency, a.exponent, t.transfer_id, t.other_account_id,
        coalesce(e.is_act, false) AS is_act

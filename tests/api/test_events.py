@@ -1,5 +1,6 @@
 """`GET /api/v1/events`: every kind of change is told, once, in order, as GET shows it."""
 
+import json
 from typing import Any
 
 import httpx
@@ -140,6 +141,38 @@ async def test_a_reversal_is_told_of_the_reversing_transaction(api: httpx.AsyncC
     reversing = (await api.get(f"/api/v1/transactions/{told[2]['data']['transaction_id']}")).json()
     assert reversing == told[2]["data"]
     assert reversing["reverses"] == first["transaction_id"]
+
+
+async def test_an_event_shows_its_transaction_as_get_does(
+    api: httpx.AsyncClient, worker: WorkerServices
+) -> None:
+    await opened(api)
+    await opened(api, "B", opening_balance="0")
+    await opened(api, "Y", currency="JPY", opening_balance="100")
+    await opened(api, "K", currency="KWD", opening_balance="0.005")
+    said = {"reference": 'q"\\\u00e9\u2028', "metadata": {"b": "2", "a": "1"}}
+    await sent(api, id="7d0e7c1c-8a4f-4c57-9d3c-0a3c5a1e8f11", **said)
+    await sent(api, amount="0.05", effective_at="2020-01-01T00:00:00.5+07:00")
+    transfer = {"debit_account_id": "A", "credit_account_id": "B", "amount": "5", **said}
+    assert (await api.post("/api/v1/transfers", json=transfer)).status_code == 201
+    held = (await hold(api, credit_account_id="B")).json()["hold_id"]
+    await act(api, held, "capture")
+    items = [{"account_id": "K", "amount": "0.001", "type": "credit"}] * 20
+    assert (await api.post("/api/v1/transactions", json={"transactions": items})).is_success
+    told = [event for event in await all_events(api) if event["type"] == "transaction.accepted"]
+    assert len(told) == 3 + 2 + 2 + 2 + 20
+    assert sum("effective_at" in event["data"] for event in told) == 1
+    await shown_alike(api, told)
+    await worker.settler.settle()
+    settled = [event for event in await all_events(api) if event["type"] == "transaction.settled"]
+    assert len(settled) == len(told)
+    await shown_alike(api, settled)
+
+
+async def shown_alike(api: httpx.AsyncClient, told: list[dict[str, Any]]) -> None:
+    for event in told:
+        shown = await api.get(f"/api/v1/transactions/{event['data']['transaction_id']}")
+        assert json.dumps(event["data"]) == json.dumps(shown.json())  # in the same order
 
 
 async def test_pages_of_any_size_have_the_same_events(api: httpx.AsyncClient) -> None:
