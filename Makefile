@@ -16,8 +16,8 @@ BROKEN := $(shell test -x $(BIN)/python || rm -rf $(STAMP))
 	test-clean test-multi test-multi-simple setup-multi status-multi reset-multi scenario test-redis-failure \
 	test-redis-failure-real recovery-times restore-drill rolling-restart chaos protocol health health-detailed \
 	pending logs logs-db logs-redis settle verify operate optimize-db monitor-db dev dev-setup check format bench \
-	bench-quick bench-modes bench-operations bench-guarantees bench-observation bench-functions slow-commit growth docker-up \
-	docker-down
+	bench-quick bench-modes bench-operations bench-guarantees bench-observation bench-events bench-functions \
+	slow-commit growth docker-up docker-down
 
 # The end of some logs, all that is written from now on as well with FOLLOW=1.
 define show
@@ -201,6 +201,9 @@ bench-guarantees: setup ## what each guarantee costs: copies that do without one
 
 bench-observation: setup ## what it costs to count and time; needs wrk
 	@$(BIN)/python -m bench.compare observation $(OPTIONS)
+
+bench-events: setup ## what the stream of events costs at full load; needs wrk
+	@$(BIN)/python -m bench.compare events $(OPTIONS)
 
 bench-functions: setup ## how long the hot functions take, one by one
 	@$(BIN)/python -m pytest bench/speed --benchmark-enable $(OPTIONS)

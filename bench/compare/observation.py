@@ -77,13 +77,13 @@ def lines(turns: Sequence[Turn]) -> list[str]:
 
 
 def _turn(service: Service, cell: Cell, number: int, seconds: float, say: Say) -> Turn:
-    before = _cpu_s(service.api.pid)
+    before = cpu_s(service.api.pid)
     sample = measured(service, cell, number, seconds, say)
-    spent = _cpu_s(service.api.pid) - before
+    spent = cpu_s(service.api.pid) - before
     return Turn(sample, 1e6 * spent / sample.figures.accepted)
 
 
-def _cpu_s(pid: int) -> float:
+def cpu_s(pid: int) -> float:
     """The CPU time that a process has had."""
     fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
     return (int(fields[_USER]) + int(fields[_SYSTEM])) / os.sysconf("SC_CLK_TCK")

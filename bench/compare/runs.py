@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from bench.compare import guarantees, marks, observation
+from bench.compare import events, guarantees, marks, observation
 from bench.compare import slow_commit as slowed
 from bench.compare import table as tables
 from bench.compare.alike import has_batches
@@ -156,6 +156,17 @@ def observed(options: Options) -> str:
     return _written(options, ("observation", title), ended, parts, samples)
 
 
+def streamed(options: Options) -> str:
+    """The service with the stream of events beside itself without."""
+    with open_stage(options.seconds) as stage:
+        turns = events.measure_events(stage, options.rounds, options.seconds, say)
+        ended = Ended(surroundings(stage, options.rounds, options.seconds), [])
+    parts = [("Pairs", events.lines(turns))]
+    title = "What the stream of events costs"
+    samples = [turn.sample for turn in turns]
+    return _written(options, ("events", title), ended, parts, samples)
+
+
 def operations(options: Options) -> str:
     """Transfers, holds and groups of ten beside single transactions and bulk requests of ten."""
     forms = [(1, TRANSACTIONS), (1, TRANSFERS), (1, HOLDS), (10, TRANSACTIONS), (10, TRANSFERS)]
@@ -225,4 +236,5 @@ RUNS: dict[str, Callable[[Options], str]] = {
     "slow-commit": slow_commit,
     "guarantees": costs,
     "observation": observed,
+    "events": streamed,
 }

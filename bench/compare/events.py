@@ -1,0 +1,146 @@
+"""What the stream of events costs: two ledgers, one whose worker fills it and one whose does not.
+
+They are driven in turns, and each pair of neighbours gives a ratio. After a sample the stream is
+waited for, so that it never catches up at the expense of the next one.
+"""
+
+import time
+from collections.abc import Sequence
+from statistics import median, quantiles
+from typing import Any, NamedTuple
+
+from app.ledger.codes import Mode
+from bench.compare.books import require
+from bench.compare.contestants import Ledger, Say, Service, open_accounts, warm_up
+from bench.compare.observation import cpu_s
+from bench.compare.plan import in_turns
+from bench.compare.samples import Cell, Sample, described
+from bench.compare.stage import Stage
+
+ON, OFF = "with the stream", "without"
+CONNECTIONS = (64, 256)
+ACCOUNTS = 1
+PAIRS_A_ROUND = 4
+# A movement is told when it is accepted, and when it is settled.
+_EVENTS_EACH = 2
+_ENVIRONMENT: dict[str, dict[str, str]] = {ON: {}, OFF: {"SUBBALANCE_EVENTS_STREAM_ITEMS": "0"}}
+_CAUGHT_UP_S, _LOOK_S = 120.0, 0.1
+_TOLD = "SELECT told_count FROM event_cursors WHERE sink = 'redis'"
+_UNTOLD = """
+SELECT EXISTS (SELECT FROM journal_batches b WHERE b.created_at > c.at)
+       OR EXISTS (SELECT FROM settlements s WHERE s.settled_at > c.at)
+  FROM event_cursors c WHERE c.sink = 'redis'
+"""
+
+
+class Turn(NamedTuple):
+    """A sample, how many events the stream was told while it lasted, and what all of its events
+    cost the worker, which settles as well, each.
+    """
+
+    sample: Sample
+    told: int
+    worker_us: float
+
+    @property
+    def told_per_second(self) -> float:
+        """Events a second."""
+        return self.told / (self.sample.figures.duration_us / 1_000_000)
+
+
+class Streamed:
+    """One ledger, one API process, and how far its stream is."""
+
+    def __init__(self, stage: Stage, number: int, name: str) -> None:
+        """Start them on a database of their own."""
+        environment = {
+            "DATABASE_URL": stage.make_database(f"events_{number}", stage.schema_database),
+            "REDIS_URL": stage.own_redis(),
+            **_ENVIRONMENT[name],
+        }
+        self._stage = stage
+        self._is_told = name == ON
+        self._database: Any = stage.connection(environment["DATABASE_URL"])
+        ledger = Ledger(stage, f"events-{number}", Mode.REDIS, environment)
+        self.worker_pid = ledger.worker.pid
+        self.service = Service(ledger, f"events-api-{number}")
+
+    def told(self) -> int:
+        """How many events the stream was told so far."""
+        return int(self._stage.wait(self._database.fetchval(_TOLD)))
+
+    def wait_until_told(self) -> None:
+        """Wait until the stream has everything; ends the run when it does not get there."""
+        deadline = time.monotonic() + _CAUGHT_UP_S
+        while self._is_told and self._stage.wait(self._database.fetchval(_UNTOLD)):
+            if time.monotonic() > deadline:
+                raise SystemExit(f"after {_CAUGHT_UP_S:.0f} s the stream has not everything")
+            time.sleep(_LOOK_S)
+
+
+def measure_events(stage: Stage, rounds: int, seconds: float, say: Say) -> list[Turn]:
+    """Drive both in turns; every sample's books are checked."""
+    open_accounts(stage, ACCOUNTS)
+    ledgers = {name: Streamed(stage, number, name) for number, name in enumerate((ON, OFF))}
+    for name, ledger in ledgers.items():
+        warm_up(ledger.service, Cell(name, ACCOUNTS, max(CONNECTIONS)))
+        ledger.wait_until_told()
+    pairs = [
+        [Cell(name, ACCOUNTS, connections) for name in (ON, OFF)] for connections in CONNECTIONS
+    ]
+    return [
+        _turn(ledgers[cell.competitor], cell, number, seconds, say)
+        for number in range(1, PAIRS_A_ROUND * rounds + 1)
+        for pair in pairs
+        for cell in in_turns(pair, number)
+    ]
+
+
+def lines(turns: Sequence[Turn]) -> list[str]:
+    """Write the medians, and the ratios of pairs with their quartiles."""
+    table = [
+        "| | conns | tx/s | p99 ms | events/s told meanwhile | CPU of the worker, µs an event |",
+        "|---|---|---|---|---|---|",
+    ]
+    ratios = [
+        "",
+        f"Medians. Throughput, {ON} to {OFF}:",
+        "",
+        "| conns | pairs | lower quartile | median | upper quartile |",
+        "|---|---|---|---|---|",
+    ]
+    for connections in CONNECTIONS:
+        by_name = {name: _of(turns, name, connections) for name in (ON, OFF)}
+        for name, own in by_name.items():
+            rate = median(turn.sample.per_second for turn in own)
+            late = median(turn.sample.figures.p99_us for turn in own) / 1_000
+            told = median(turn.told_per_second for turn in own)
+            each = median(turn.worker_us for turn in own)
+            table.append(
+                f"| {name} | {connections} | {rate:,.0f} | {late:.1f} | {told:,.0f} | {each:.1f} |"
+            )
+        pairs = list(zip(by_name[ON], by_name[OFF], strict=True))
+        rates = [on.sample.per_second / off.sample.per_second for on, off in pairs]
+        low, middle, high = quantiles(rates, n=4)
+        ratios.append(f"| {connections} | {len(pairs)} | {low:.3f} | {middle:.3f} | {high:.3f} |")
+    return table + ratios
+
+
+def _of(turns: Sequence[Turn], name: str, connections: int) -> list[Turn]:
+    return [
+        turn
+        for turn in turns
+        if (turn.sample.cell.competitor, turn.sample.cell.connections) == (name, connections)
+    ]
+
+
+def _turn(ledger: Streamed, cell: Cell, number: int, seconds: float, say: Say) -> Turn:
+    before, spent_s = ledger.told(), cpu_s(ledger.worker_pid)
+    figures = ledger.service.drive(cell, seconds)
+    told = ledger.told() - before
+    require(cell, figures, ledger.service.check(cell, figures))
+    ledger.wait_until_told()
+    worker_us = 1e6 * (cpu_s(ledger.worker_pid) - spent_s) / (_EVENTS_EACH * figures.accepted)
+    sample = Sample(cell, number, figures)
+    say(f"{described(sample)}  {told:,} events told meanwhile")
+    return Turn(sample, told, worker_us)
