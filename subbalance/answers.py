@@ -59,6 +59,7 @@ class Transaction(msgspec.Struct, frozen=True, kw_only=True):
     other_account_id: str | None = None
     effective_at: datetime | None = None
     reverses: UUID | None = None
+    hold_id: UUID | None = None
     reversed_by: UUID | None = None
     replayed: bool = False
 
@@ -186,6 +187,7 @@ class StatementRow(msgspec.Struct, frozen=True, kw_only=True):
     transfer_id: UUID | None = None
     other_account_id: str | None = None
     reverses: UUID | None = None
+    hold_id: UUID | None = None
 
 
 class Statement(msgspec.Struct, frozen=True, kw_only=True):

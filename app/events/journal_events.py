@@ -6,7 +6,6 @@ nothing is built that is not told.
 
 from collections.abc import Sequence
 from typing import Any
-from uuid import UUID
 
 from msgspec import UNSET
 
@@ -20,7 +19,7 @@ from app.ledger.hold_schemas import HoldView, hold_view
 from app.ledger.holds import DoneAct
 from app.ledger.model import EXTERNAL_PREFIX, HOLDING_PREFIX
 from app.ledger.schemas import TransactionView, instant, instant_or_unset, ordered_metadata
-from app.ledger.store import accepted_ms, decode_metadata
+from app.ledger.store import accepted_ms, decode_metadata, uuid_of
 
 _Row = Any
 _INTERNAL = (EXTERNAL_PREFIX, HOLDING_PREFIX)
@@ -90,9 +89,9 @@ class _Batch:
     def _view(self, row: _Row) -> TransactionView:
         """Show an entry as `transaction_view` does, without what lies in between."""
         chosen, change_minor = row["transaction_id"], row["change_minor"]
-        metadata, transfer_id, reverses = row["metadata"], row["transfer_id"], row["reverses"]
+        metadata = row["metadata"]
         return TransactionView(
-            transaction_id=self._ids.of(row["item_no"]) if chosen is None else _uuid(chosen),
+            transaction_id=uuid_of(chosen) or self._ids.of(row["item_no"]),
             account_id=row["account_id"],
             amount=decimal_text(abs(change_minor), row["exponent"]),
             type=Direction.CREDIT if change_minor > 0 else Direction.DEBIT,
@@ -103,10 +102,11 @@ class _Batch:
             updated_at=self._happened,
             reference=row["reference"],
             metadata=None if metadata is None else ordered_metadata(decode_metadata(metadata)),
-            transfer_id=None if transfer_id is None else _uuid(transfer_id),
+            transfer_id=uuid_of(row["transfer_id"]),
             other_account_id=row["other_account_id"],
             effective_at=instant_or_unset(row["effective_at"]),
-            reverses=UNSET if reverses is None else _uuid(reverses),
+            reverses=uuid_of(row["reverses"]) or UNSET,
+            hold_id=uuid_of(row["hold_id"]) or UNSET,
         )
 
     def _event(
@@ -130,8 +130,3 @@ class _Batch:
         )
         place = Position(self._at, self.kind, self.batch_seq, step)
         return TellableEvent(event_id, kind, account_id, place, sequence, encode(view))
-
-
-def _uuid(stored: Any) -> UUID:
-    """Make asyncpg's own kind of UUID one that everybody knows."""
-    return UUID(int=stored.int)

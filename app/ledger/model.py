@@ -196,6 +196,7 @@ class Transaction(msgspec.Struct, frozen=True, kw_only=True):
     other_account_id: str | None = None
     effective_at: datetime | None = None
     reverses: UUID | None = None
+    hold_id: UUID | None = None
 
     @property
     def direction(self) -> Direction:

@@ -156,6 +156,10 @@ class TransactionView(msgspec.Struct, kw_only=True):
     reverses: Annotated[
         UUID | UnsetType, Meta(description="The transaction that it takes back, if it does")
     ] = UNSET
+    hold_id: Annotated[
+        UUID | UnsetType,
+        Meta(description="The hold that it sets aside, captures or gives back, if it does"),
+    ] = UNSET
     reversed_by: Annotated[
         UUID | UnsetType,
         Meta(description="The transaction that takes it back, if one does; not told in lists"),
@@ -263,6 +267,7 @@ def transaction_view(transaction: Transaction, reversed_by: UUID | None = None) 
         other_account_id=transaction.other_account_id,
         effective_at=instant_or_unset(transaction.effective_at),
         reverses=UNSET if transaction.reverses is None else transaction.reverses,
+        hold_id=UNSET if transaction.hold_id is None else transaction.hold_id,
         reversed_by=UNSET if reversed_by is None else reversed_by,
     )
 

@@ -57,6 +57,9 @@ class StatementRow(msgspec.Struct, kw_only=True):
     reverses: Annotated[
         str | None, Meta(description="The transaction that this is the reversal of")
     ] = None
+    hold_id: Annotated[
+        str | None, Meta(description="The hold that this sets aside, captures or gives back")
+    ] = None
 
 
 class StatementAnswer(msgspec.Struct, kw_only=True):
@@ -174,4 +177,5 @@ def _rows(
             transfer_id=None if transfer_id is None else str(transfer_id),
             other_account_id=transaction.other_account_id,
             reverses=None if transaction.reverses is None else str(transaction.reverses),
+            hold_id=None if transaction.hold_id is None else str(transaction.hold_id),
         )

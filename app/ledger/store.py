@@ -291,6 +291,11 @@ async def draw_process_number(pool: "Pool", timeout_ms: int) -> int:
         raise errors.UnusableDatabase("The database has no schema yet.") from exc
 
 
+def uuid_of(stored: Any) -> UUID | None:
+    """Make asyncpg's own kind of UUID one that everybody knows."""
+    return None if stored is None else UUID(int=stored.int)
+
+
 def transaction_id_of(row: _Row) -> UUID:
     """The client's id of an entry, or the one its position stands for."""
     if row["transaction_id"] is not None:
@@ -325,7 +330,7 @@ def _part(row: _Row) -> StoredPart | None:
 
 def transaction_of(row: _Row, account: Account | None = None) -> Transaction:
     """Read an accepted movement out of a row."""
-    metadata, transfer_id = row["metadata"], row.get("transfer_id")
+    metadata = row["metadata"]
     return Transaction(
         transaction_id=transaction_id_of(row),
         account=account or account_of(row),
@@ -337,10 +342,11 @@ def transaction_of(row: _Row, account: Account | None = None) -> Transaction:
         reference=row["reference"],
         metadata=None if metadata is None else decode_metadata(metadata),
         attempt_id=row["attempt_id"],
-        transfer_id=None if transfer_id is None else UUID(int=transfer_id.int),
+        transfer_id=uuid_of(row.get("transfer_id")),
         other_account_id=row.get("other_account_id"),
         effective_at=row.get("effective_at"),
-        reverses=None if row.get("reverses") is None else UUID(int=row["reverses"].int),
+        reverses=uuid_of(row.get("reverses")),
+        hold_id=uuid_of(row.get("hold_id")),
     )
 
 

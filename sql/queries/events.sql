@@ -38,6 +38,7 @@ WITH bounds AS MATERIALIZED (
 SELECT u.at, u.kind, u.batch_seq, u.created_at, u.mode,
        e.item_no, e.change_minor, e.transaction_id, e.reference, e.metadata::text, e.effective_at, e.reverses,
        a.account_no, a.account_id, a.currency, a.exponent, t.transfer_id, t.other_account_id,
+       CASE WHEN u.transfer_nos IS NOT NULL THEN hold_of_v1(u.batch_seq, e.item_no, t.other_account_id) END AS hold_id,
        coalesce(e.is_act, false) AS is_act
   FROM batches u
   LEFT JOIN LATERAL (

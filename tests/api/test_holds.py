@@ -1,6 +1,8 @@
 """`/api/v1/holds`: placed, captured in whole and in parts, released, expired, and known again."""
 
 import asyncio
+import csv
+import io
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -12,6 +14,7 @@ from app.bootstrap import WorkerServices
 from app.settings import Settings
 from tests.api.test_transactions import INSTANT, available, opened, told
 from tests.conftest import eventually, serving
+from tests.receiver import all_events
 
 HOLDS = "/api/v1/holds"
 
@@ -264,6 +267,68 @@ async def test_a_client_may_choose_the_id(api: httpx.AsyncClient, accounts: None
     assert first.json()["hold_id"] == chosen
     assert again.content == first.content
     assert (await act(api, chosen, "release")).json()["status"] == "RELEASED"
+
+
+async def test_whoever_reads_an_entry_of_a_hold_learns_which(
+    api: httpx.AsyncClient, accounts: None
+) -> None:
+    # At once, so that they share batches.
+    placed = await asyncio.gather(*(hold(api, amount="4", credit_account_id="B") for _ in range(6)))
+    ids = [answer.json()["hold_id"] for answer in placed]
+    captured, released = ids[:4], ids[4:]
+    await asyncio.gather(
+        *(act(api, each, "capture", str(uuid4()), amount="1") for each in captured),
+        *(act(api, each, "release", str(uuid4())) for each in released),
+    )
+    ends = (act(api, each, "capture", str(uuid4()), amount="2", final=True) for each in captured)
+    await asyncio.gather(*ends)
+    transfer = {"debit_account_id": "A", "credit_account_id": "B", "amount": "9"}
+    assert (await api.post("/api/v1/transfers", json=transfer)).status_code == 201
+
+    # Of A: what was set aside, and what of it came back; the opening and the transfer.
+    wanted = {"A": [*ids, *ids, None, None], "B": [*captured, *captured, None]}
+    for account_id, own in wanted.items():
+        for where, named in (await holds_named(api, account_id, len(own))).items():
+            assert sorted(map(str, named)) == sorted(map(str, own)), where
+    # A hold has the id of the transaction that set it aside, so it is its own and no other's.
+    rows = (await api.get("/api/v1/accounts/A/statement")).json()["rows"]
+    placing = [row for row in rows if row["type"] == "debit" and row["hold_id"] is not None]
+    assert sorted(row["transaction_id"] for row in placing) == sorted(ids)
+    assert [row["transaction_id"] for row in placing] == [row["hold_id"] for row in placing]
+
+
+async def holds_named(
+    api: httpx.AsyncClient, account_id: str, count: int
+) -> dict[str, list[str | None]]:
+    """The holds that an account's entries name, by each way of reading them."""
+    path = f"/api/v1/accounts/{account_id}/statement"
+
+    async def statement() -> list[dict[str, Any]]:
+        return list((await api.get(path)).json()["rows"])
+
+    async def is_complete() -> bool:
+        return len(await statement()) == count
+
+    await eventually(is_complete)
+    table = (await api.get(path, headers={"accept": "text/csv"})).text
+    pending = (await api.get(f"/api/v1/pending/{account_id}")).json()["items"]
+    found = (await api.get("/api/v1/transactions", params={"account_id": account_id})).json()
+    told = [
+        event["data"]
+        for event in await all_events(api, account_id=account_id)
+        if event["type"] == "transaction.accepted"
+    ]
+    alone = [
+        (await api.get(f"/api/v1/transactions/{each['transaction_id']}")).json() for each in told
+    ]
+    return {
+        "statement": [row["hold_id"] for row in await statement()],
+        "csv": [line["hold_id"] or None for line in csv.DictReader(io.StringIO(table))],
+        "pending": [each.get("hold_id") for each in pending],
+        "found": [each.get("hold_id") for each in found["transactions"]],
+        "events": [each.get("hold_id") for each in told],
+        "alone": [each.get("hold_id") for each in alone],
+    }
 
 
 async def test_an_account_s_holds_are_listed(api: httpx.AsyncClient, accounts: None) -> None:

@@ -183,6 +183,7 @@ async def test_a_statement_is_told_in_full(api: httpx.AsyncClient, worker: Worke
         "transfer_id": None,
         "other_account_id": None,
         "reverses": None,
+        "hold_id": None,
     }
     assert moved["transfer_id"] == transfer["transfer_id"]
     assert (moved["other_account_id"], moved["balance"]) == ("B", "87.50")
