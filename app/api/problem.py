@@ -17,6 +17,8 @@ from app.infra.log import fields
 
 PROBLEM_TYPE = "application/problem+json"
 _REQUEST_ID = re.compile(rf"[A-Za-z0-9._:-]{{1,{limits.REQUEST_ID_LENGTH_MAX}}}", re.ASCII)
+# The framework says only in words which parameter is missing.
+_MISSING = re.compile(r"Missing required \w+ parameter '(\w+)'")
 _BY_STATUS: dict[int, type[errors.Rejected]] = {
     404: errors.NotFound,
     405: errors.MethodNotAllowed,
@@ -107,4 +109,7 @@ def _first_complaint(raised: ValidationException) -> str:
 
 def _first_pointer(raised: ValidationException) -> str | None:
     complaints = _complaints(raised)
-    return f"/{complaints[0]['key']}" if complaints and complaints[0].get("key") else None
+    if complaints and complaints[0].get("key"):
+        return f"/{complaints[0]['key']}"
+    missing = _MISSING.match(str(raised.detail))
+    return f"/{missing[1]}" if missing else None

@@ -250,6 +250,10 @@ async def test_what_is_refused_says_why_and_changes_nothing(
     assert await figures(api) == ("100.00", "0.00")
 
 
+async def test_a_list_of_nobody_s_holds_names_what_is_missing(api: httpx.AsyncClient) -> None:
+    assert told(await api.get(HOLDS)) == (400, "invalid_parameter", "/account_id")
+
+
 async def test_what_is_not_there_is_not_found(api: httpx.AsyncClient, accounts: None) -> None:
     for answer in (
         await api.get(f"{HOLDS}/{uuid4()}"),
