@@ -59,8 +59,8 @@ class Transaction(msgspec.Struct, frozen=True, kw_only=True):
     other_account_id: str | None = None
     effective_at: datetime | None = None
     reverses: UUID | None = None
-    hold_id: UUID | None = None
     reversed_by: UUID | None = None
+    hold_id: UUID | None = None
     replayed: bool = False
 
 

@@ -1,7 +1,6 @@
 """Says what entries of the journal mean as events, and writes them as JSON.
 
-The stream tells of each movement twice, so what a batch's events share is put into words once, and
-nothing is built that is not told.
+The stream tells of each movement twice, so what a batch's events share is put into words once.
 """
 
 from collections.abc import Sequence

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from statistics import median, quantiles
 from typing import Any, NamedTuple
 
+from app.infra.queries import load_queries
 from app.ledger.codes import Mode
 from bench.compare.books import require
 from bench.compare.contestants import Ledger, Say, Service, open_accounts, warm_up
@@ -26,11 +27,7 @@ _EVENTS_EACH = 2
 _ENVIRONMENT: dict[str, dict[str, str]] = {ON: {}, OFF: {"SUBBALANCE_EVENTS_STREAM_ITEMS": "0"}}
 _CAUGHT_UP_S, _LOOK_S = 120.0, 0.1
 _TOLD = "SELECT told_count FROM event_cursors WHERE sink = 'redis'"
-_UNTOLD = """
-SELECT EXISTS (SELECT FROM journal_batches b WHERE b.created_at > c.at)
-       OR EXISTS (SELECT FROM settlements s WHERE s.settled_at > c.at)
-  FROM event_cursors c WHERE c.sink = 'redis'
-"""
+_LAGS = load_queries("events")["event_cursors"].sql
 
 
 class Turn(NamedTuple):
@@ -72,10 +69,15 @@ class Streamed:
     def wait_until_told(self) -> None:
         """Wait until the stream has everything; ends the run when it does not get there."""
         deadline = time.monotonic() + _CAUGHT_UP_S
-        while self._is_told and self._stage.wait(self._database.fetchval(_UNTOLD)):
+        while self._is_told and self._lag_s() > 0:
             if time.monotonic() > deadline:
                 raise SystemExit(f"after {_CAUGHT_UP_S:.0f} s the stream has not everything")
             time.sleep(_LOOK_S)
+
+    def _lag_s(self) -> float:
+        """How long the oldest event waits that the stream was not told; 0 when none does."""
+        rows = self._stage.wait(self._database.fetch(_LAGS))
+        return next(float(row["lag_s"] or 0) for row in rows if row["sink"] == "redis")
 
 
 def measure_events(stage: Stage, rounds: int, seconds: float, say: Say) -> list[Turn]:

@@ -3,18 +3,24 @@
 -- Why: of a capture its receiver saw only the ledger's own account on the other side, and not which hold was
 -- captured. Locks: none. Safe while old code runs: yes.
 
--- The hold that an entry with that account on the other side sets money aside for, captures or gives back; NULL
--- where the other account is none of the ledger's own.
-CREATE FUNCTION hold_of_v1(p_batch_seq bigint, p_item_no smallint, p_other_account_id text) RETURNS uuid
-LANGUAGE plpgsql STABLE AS $$
+-- The hold whose act the entry at a place in the journal is part of. An act is known by the first leg it was
+-- asked with; Redis places a batch's entries by account, so that one may stand behind the others of its group.
+-- Never a whole table, however small it was when this was planned.
+CREATE FUNCTION hold_acted_on_v1(p_batch_seq bigint, p_item_no smallint) RETURNS uuid
+LANGUAGE plpgsql STABLE SET enable_seqscan = off AS $$
 BEGIN
-    IF p_other_account_id LIKE 'holding:%' THEN
-        -- An act is known by the first item of its group.
-        RETURN (SELECT h.hold_id
-                  FROM journal_batches b
-                  JOIN hold_acts h ON h.batch_seq = b.batch_seq
-                                  AND h.item_no = array_position(b.group_nos, b.group_nos[p_item_no + 1]) - 1
-                 WHERE b.batch_seq = p_batch_seq);
-    END IF;
-    RETURN NULL;
+    RETURN (SELECT h.hold_id
+              FROM journal_batches b
+              JOIN hold_acts h ON h.batch_seq = p_batch_seq
+                              AND h.item_no = ANY (ARRAY(SELECT (position - 1)::smallint
+                                                           FROM unnest(array_positions(b.group_nos, b.group_nos[p_item_no + 1])) AS position))
+             WHERE b.batch_seq = p_batch_seq);
 END $$;
+
+-- The hold that an entry sets money aside for, captures or gives back; NULL where neither its account nor the
+-- other one is where held money is.
+CREATE FUNCTION hold_of_v1(p_batch_seq bigint, p_item_no smallint, p_account_id text, p_other_account_id text) RETURNS uuid
+LANGUAGE sql STABLE AS $$
+    SELECT CASE WHEN p_account_id LIKE 'holding:%' OR p_other_account_id LIKE 'holding:%'
+                THEN hold_acted_on_v1(p_batch_seq, p_item_no) END
+$$;

@@ -38,7 +38,7 @@ WITH bounds AS MATERIALIZED (
 SELECT u.at, u.kind, u.batch_seq, u.created_at, u.mode,
        e.item_no, e.change_minor, e.transaction_id, e.reference, e.metadata::text, e.effective_at, e.reverses,
        a.account_no, a.account_id, a.currency, a.exponent, t.transfer_id, t.other_account_id,
-       CASE WHEN u.transfer_nos IS NOT NULL THEN hold_of_v1(u.batch_seq, e.item_no, t.other_account_id) END AS hold_id,
+       hold_of_v1(u.batch_seq, e.item_no, a.account_id, t.other_account_id) AS hold_id,
        coalesce(e.is_act, false) AS is_act
   FROM batches u
   LEFT JOIN LATERAL (
@@ -66,7 +66,10 @@ SELECT c.sink, c.at, c.kind, c.batch_seq, c.step, c.generation, c.mark, c.told_c
              WHERE (b.created_at, b.batch_seq) >= (c.at, CASE WHEN c.kind = 0 THEN c.batch_seq ELSE 9223372036854775807 END)
                AND b.status <> 'VOID' ORDER BY b.created_at, b.batch_seq LIMIT 1),
            (SELECT s.settled_at FROM settlements s
-             WHERE s.settled_at > c.at OR (s.settled_at = c.at AND c.kind = 0) ORDER BY s.settled_at LIMIT 1))))::float8 AS lag_s
+             WHERE s.settled_at > c.at
+                OR (s.settled_at = c.at AND (c.kind = 0 OR EXISTS (
+                       SELECT FROM journal_batches b WHERE b.settlement_id = s.settlement_id AND b.batch_seq >= c.batch_seq)))
+             ORDER BY s.settled_at LIMIT 1))))::float8 AS lag_s
   FROM event_cursors c LEFT JOIN webhooks w ON c.sink = 'webhook:' || w.webhook_id
  ORDER BY c.sink
 

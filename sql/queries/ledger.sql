@@ -109,7 +109,7 @@ SELECT w.scope, w.name, f.*
        SELECT e.batch_seq, e.item_no, e.created_at, e.change_minor, e.transaction_id, e.reference, e.metadata::text,
               e.effective_at, e.reverses, b.status, b.mode, b.attempt_id, coalesce(b.settled_at, e.created_at) AS updated_at,
               a.account_no, a.account_id, a.currency, a.exponent, t.transfer_id, t.other_account_id,
-              hold_of_v1(e.batch_seq, e.item_no, t.other_account_id) AS hold_id
+              hold_of_v1(e.batch_seq, e.item_no, a.account_id, t.other_account_id) AS hold_id
          FROM idempotency_keys k
          JOIN journal_batches b ON b.batch_seq = k.batch_seq
          JOIN accounts a ON a.account_no = k.account_no
@@ -191,7 +191,7 @@ SELECT g.*
 SELECT e.batch_seq, e.item_no, e.created_at, e.change_minor, e.transaction_id,
        e.reference, e.metadata::text, e.effective_at, e.reverses, b.status, b.mode, b.attempt_id, coalesce(b.settled_at, e.created_at) AS updated_at,
        a.account_no, a.account_id, a.currency, a.exponent, t.transfer_id, t.other_account_id,
-       hold_of_v1(e.batch_seq, e.item_no, t.other_account_id) AS hold_id
+       hold_of_v1(e.batch_seq, e.item_no, a.account_id, t.other_account_id) AS hold_id
   FROM journal_batches b
   JOIN journal_entries e ON e.batch_seq = b.batch_seq AND e.created_at = b.created_at AND e.item_no = $2
   JOIN accounts a ON a.account_no = e.account_no
@@ -223,7 +223,7 @@ WITH bounds AS MATERIALIZED (
       FROM journal_batches WHERE status = 'PENDING'
 )
 SELECT p.debit_minor, p.credit_minor, p.entry_count, i.*, t.transfer_id, t.other_account_id,
-       hold_of_v1(i.batch_seq, i.item_no, t.other_account_id) AS hold_id
+       hold_of_v1(i.batch_seq, i.item_no, (SELECT account_id FROM accounts WHERE account_no = $1), t.other_account_id) AS hold_id
   FROM pending_sums_v1($1) AS p
   LEFT JOIN LATERAL (
        SELECT e.batch_seq, e.item_no, e.created_at, e.change_minor, e.transaction_id, e.reference,

@@ -26,7 +26,7 @@ SELECT coalesce(sum(e.change_minor), 0) AS change_minor
 -- name: statement_rows
 -- An account's entries after a place and before an instant, in the order they were booked.
 -- Params: $1 account_no bigint, $2 after_at timestamptz, $3 after_batch_seq bigint, $4 after_item_no smallint, $5 before timestamptz, $6 limit bigint
-SELECT r.*, hold_of_v1(r.batch_seq, r.item_no, r.other_account_id) AS hold_id FROM statement_rows_v1($1, $2, $3, $4, $5, $6) AS r
+SELECT r.*, hold_of_v1(r.batch_seq, r.item_no, r.account_id, r.other_account_id) AS hold_id FROM statement_rows_v1($1, $2, $3, $4, $5, $6) AS r
 
 -- name: search
 -- Entries before a place that are as wanted, the newest first, see search_v1; and where the search ended if it
@@ -35,7 +35,7 @@ SELECT r.*, hold_of_v1(r.batch_seq, r.item_no, r.other_account_id) AS hold_id FR
 WITH page AS MATERIALIZED (
     SELECT * FROM search_v1($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)
 )
-SELECT l.ended_at, l.ended_batch_seq, l.ended_item_no, p.*, hold_of_v1(p.batch_seq, p.item_no, p.other_account_id) AS hold_id
+SELECT l.ended_at, l.ended_batch_seq, l.ended_item_no, p.*, hold_of_v1(p.batch_seq, p.item_no, p.account_id, p.other_account_id) AS hold_id
   FROM search_end_v1($1, $2, $3, $4, $5, $6, $13, (SELECT count(*) FROM page) < $12) AS l
   LEFT JOIN page p ON true
  ORDER BY p.created_at DESC, p.batch_seq DESC, p.item_no DESC

@@ -43,7 +43,7 @@ WITH batches AS MATERIALIZED (
 SELECT e.batch_seq, e.item_no, b.created_at, e.change_minor, e.transaction_id, e.reference, e.metadata::text,
        e.effective_at, e.reverses, b.status, b.mode, b.attempt_id, coalesce(b.settled_at, b.created_at) AS updated_at,
        a.account_no, a.account_id, a.currency, a.exponent, t.transfer_id, t.other_account_id,
-       CASE WHEN b.transfer_nos IS NOT NULL THEN hold_of_v1(b.batch_seq, e.item_no, t.other_account_id) END AS hold_id
+       hold_of_v1(b.batch_seq, e.item_no, a.account_id, t.other_account_id) AS hold_id
   FROM batches b
  CROSS JOIN LATERAL (
        -- Each batch by itself: without statistics a join of all at once would read the whole journal.

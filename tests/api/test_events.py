@@ -7,6 +7,7 @@ import httpx
 import pytest
 
 from app.bootstrap import WorkerServices
+from app.infra.queries import load_queries
 from tests.api.test_holds import act, hold
 from tests.api.test_transactions import opened, sent
 from tests.conftest import eventually
@@ -193,6 +194,23 @@ async def test_pages_of_any_size_have_the_same_events(api: httpx.AsyncClient) ->
             assert await all_events(api, limit=limit, account_id=account_id) == wanted
     later = await api.get(EVENTS, params={"cursor": whole[4]["sequence"]})
     assert later.json()["events"] == whole[5:]
+
+
+async def test_a_sink_in_the_middle_of_a_settlement_is_behind(
+    api: httpx.AsyncClient, worker: WorkerServices, database: Any
+) -> None:
+    await opened(api)
+    await sent(api)
+    await worker.settler.settle()
+    settled_at = await database.fetchval("SELECT max(settled_at) FROM settlements")
+    last = await database.fetchval("SELECT max(batch_seq) FROM journal_batches")
+    lags = load_queries("events")["event_cursors"].sql
+    for batch_seq, is_behind in ((last, True), (last + 1, False)):
+        await database.execute(
+            "UPDATE event_cursors SET at = $1, kind = 1, batch_seq = $2", settled_at, batch_seq
+        )
+        for row in await database.fetch(lags):
+            assert (row["lag_s"] > 0) is is_behind, row["sink"]
 
 
 async def test_what_is_not_committed_holds_the_feed_up_and_is_not_left_out(

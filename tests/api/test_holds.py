@@ -274,37 +274,68 @@ async def test_a_client_may_choose_the_id(api: httpx.AsyncClient, accounts: None
 
 
 async def test_whoever_reads_an_entry_of_a_hold_learns_which(
+    api: httpx.AsyncClient,
+) -> None:
+    """Amounts tell the entries apart. Transfers share their batches, so that the account which is
+    paid or gets something back stands there before the one where it was held.
+    """
+    for account_id in "ABC":
+        await opened(api, account_id, opening_balance="100000")
+    numbers = range(1, 13)
+
+    async def transferred(debit: str, credit: str) -> None:
+        body = {"debit_account_id": debit, "credit_account_id": credit, "amount": "5000"}
+        assert (await api.post("/api/v1/transfers", json=body)).status_code == 201
+
+    async def placed(number: int) -> str:
+        answer = await hold(api, amount=str(1000 + number), credit_account_id="B")
+        return str(answer.json()["hold_id"])
+
+    async def ended(number: int, hold_id: str) -> None:
+        paid = {"amount": str(2 * number), "final": True} if number % 3 else {}
+        answer = await act(api, hold_id, "capture" if paid else "release", str(uuid4()), **paid)
+        assert answer.status_code == 200, answer.text
+
+    ids = await asyncio.gather(*(placed(number) for number in numbers))
+    await asyncio.gather(
+        *(
+            work
+            for number, hold_id in zip(numbers, ids, strict=True)
+            for work in (
+                transferred("B", "C"),
+                transferred("A", "C"),
+                ended(number, hold_id),
+            )
+        )
+    )
+    wanted: dict[str, dict[str, str]] = {"A": {}, "B": {}}
+    for number, hold_id in zip(numbers, ids, strict=True):
+        wanted["A"][f"debit {1000 + number}.00"] = hold_id
+        wanted["A"][f"credit {1000 - number if number % 3 else 1000 + number}.00"] = hold_id
+        if number % 3:
+            wanted["B"][f"credit {2 * number}.00"] = hold_id
+    for account_id, own in wanted.items():
+        count = len(own) + len(numbers) + 1  # the transfers, and the opening
+        for where, named in (await holds_named(api, account_id, count)).items():
+            assert len(named) == count, where
+            assert {what: hold_id for what, hold_id in named if hold_id} == own, where
+
+
+async def test_what_is_captured_for_nobody_names_its_hold(
     api: httpx.AsyncClient, accounts: None
 ) -> None:
-    # At once, so that they share batches.
-    placed = await asyncio.gather(*(hold(api, amount="4", credit_account_id="B") for _ in range(6)))
-    ids = [answer.json()["hold_id"] for answer in placed]
-    captured, released = ids[:4], ids[4:]
-    await asyncio.gather(
-        *(act(api, each, "capture", str(uuid4()), amount="1") for each in captured),
-        *(act(api, each, "release", str(uuid4())) for each in released),
-    )
-    ends = (act(api, each, "capture", str(uuid4()), amount="2", final=True) for each in captured)
-    await asyncio.gather(*ends)
-    transfer = {"debit_account_id": "A", "credit_account_id": "B", "amount": "9"}
-    assert (await api.post("/api/v1/transfers", json=transfer)).status_code == 201
-
-    # Of A: what was set aside, and what of it came back; the opening and the transfer.
-    wanted = {"A": [*ids, *ids, None, None], "B": [*captured, *captured, None]}
-    for account_id, own in wanted.items():
-        for where, named in (await holds_named(api, account_id, len(own))).items():
-            assert sorted(map(str, named)) == sorted(map(str, own)), where
-    # A hold has the id of the transaction that set it aside, so it is its own and no other's.
-    rows = (await api.get("/api/v1/accounts/A/statement")).json()["rows"]
-    placing = [row for row in rows if row["type"] == "debit" and row["hold_id"] is not None]
-    assert sorted(row["transaction_id"] for row in placing) == sorted(ids)
-    assert [row["transaction_id"] for row in placing] == [row["hold_id"] for row in placing]
+    hold_id = (await hold(api)).json()["hold_id"]
+    assert (await act(api, hold_id, "capture", amount="7")).status_code == 200
+    found = await api.get("/api/v1/transactions", params={"account_id": "holding:USD"})
+    for entry in found.json()["transactions"]:
+        assert entry["hold_id"] == hold_id
+    assert [entry["amount"] for entry in found.json()["transactions"]] == ["7.00", "60.00"]
 
 
 async def holds_named(
     api: httpx.AsyncClient, account_id: str, count: int
-) -> dict[str, list[str | None]]:
-    """The holds that an account's entries name, by each way of reading them."""
+) -> dict[str, list[tuple[str, str | None]]]:
+    """What an account's entries are and the holds that they name, by each way of reading them."""
     path = f"/api/v1/accounts/{account_id}/statement"
 
     async def statement() -> list[dict[str, Any]]:
@@ -325,13 +356,17 @@ async def holds_named(
     alone = [
         (await api.get(f"/api/v1/transactions/{each['transaction_id']}")).json() for each in told
     ]
+    readings = {
+        "statement": await statement(),
+        "csv": list(csv.DictReader(io.StringIO(table))),
+        "pending": pending,
+        "found": found["transactions"],
+        "events": told,
+        "alone": alone,
+    }
     return {
-        "statement": [row["hold_id"] for row in await statement()],
-        "csv": [line["hold_id"] or None for line in csv.DictReader(io.StringIO(table))],
-        "pending": [each.get("hold_id") for each in pending],
-        "found": [each.get("hold_id") for each in found["transactions"]],
-        "events": [each.get("hold_id") for each in told],
-        "alone": [each.get("hold_id") for each in alone],
+        where: [(f"{each['type']} {each['amount']}", each.get("hold_id") or None) for each in rows]
+        for where, rows in readings.items()
     }
 
 

@@ -155,3 +155,28 @@ async def test_what_is_asked_each_second_reads_no_more_than_it_finds(sql: Sql) -
         plan = "\n".join(row[0] for row in rows)
         assert "Subquery Scan on d" not in plan, plan
         assert "Seq Scan" not in plan, plan
+
+
+async def test_every_entry_of_an_act_leads_to_its_hold_wherever_it_stands(sql: Sql) -> None:
+    account, holding, hold_id = await placed(sql)
+    shop, bank = await sql.open_account("B", 100), await sql.open_account("C")
+    # By account, as Redis places them: a capture's first leg behind its second, a transfer between.
+    await sql.journal(
+        [(shop, 20), (shop, -5), (account, 40), (bank, 5), (holding, -20), (holding, -40)],
+        groups=Groups([0, 2, 1, 2, 0, 1], [0, 1, 0, 1, 0, 0]),
+        holds=json.dumps([act(hold_id, 4, 1, captured=20, released_minor=40)]),
+    )
+    last = await sql.connection.fetchval("SELECT max(batch_seq) FROM journal_batches")
+    holds = [
+        await sql.connection.fetchval("SELECT hold_acted_on_v1($1, $2)::text", last, item_no)
+        for item_no in range(6)
+    ]
+    assert holds == [hold_id, None, hold_id, None, hold_id, hold_id]
+    sides = [("A", "holding:USD"), ("holding:USD", None), ("A", "B"), ("A", None)]
+    told = [
+        await sql.connection.fetchval(
+            "SELECT hold_of_v1($1, 0::smallint, $2, $3)::text", last, *side
+        )
+        for side in sides
+    ]
+    assert told == [hold_id, hold_id, None, None]
