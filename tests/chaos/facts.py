@@ -36,7 +36,9 @@ class AccountRow(NamedTuple):
 
 
 class EntryRow(NamedTuple):
-    """One movement in journal order; `transaction_id` is the one the public view shows."""
+    """One movement in journal order; `transaction_id` is the one the public view shows, `hold_id`
+    the hold that it is shown with.
+    """
 
     batch_seq: int
     item_no: int
@@ -48,6 +50,7 @@ class EntryRow(NamedTuple):
     settlement_id: int | None
     epoch: int
     mode: str
+    hold_id: str = ""
 
 
 class BatchRow(NamedTuple):
@@ -165,9 +168,12 @@ SELECT account_id, kind, currency, exponent, credit_limit_minor, settled_minor, 
   FROM accounts WHERE $1 = '' OR account_id LIKE $1 || '%'"""
 _ENTRIES = """
 SELECT e.batch_seq, e.item_no, a.account_id, e.change_minor, v.id::text AS transaction_id,
-       coalesce(e.reference, '') AS reference, b.status, b.settlement_id, b.epoch, b.mode
+       coalesce(e.reference, '') AS reference, b.status, b.settlement_id, b.epoch, b.mode,
+       coalesce(hold_of_v1(e.batch_seq, e.item_no, a.account_id, t.other_account_id)::text, '')
   FROM journal_entries e JOIN accounts a USING (account_no)
   LEFT JOIN journal_batches b ON b.batch_seq = e.batch_seq
+  LEFT JOIN LATERAL transfer_of_v1(e.batch_seq, e.created_at, e.item_no, b.transfer_nos) AS t
+         ON b.transfer_nos IS NOT NULL
   LEFT JOIN sub_balances v ON v.batch_seq = e.batch_seq AND v.item_no = e.item_no
                           AND v.account_id = a.account_id
  WHERE $1 = '' OR a.account_id LIKE $1 || '%' ORDER BY e.batch_seq, e.item_no"""

@@ -27,11 +27,14 @@ def wrong_holds(operations: list[Operation], facts: Facts) -> Iterator[tuple[str
         if operation.holds:
             found = holds.pop(operation.reference, [])
             done = acts.get(found[0].hold_id, []) if found else []
-            for kind in _wrong(operation, found, done, rows[operation.reference]):
+            for kind in _wrong(operation, found, done, rows.pop(operation.reference, [])):
                 detail = {"operation": operation.summary(), "holds": found, "acts": done}
                 yield kind, operation.reference, detail
     for reference, left in holds.items():
         yield "hold_nobody_asked_for", reference, left
+    for reference, others in rows.items():
+        if any(row.hold_id for row in others):
+            yield "entry_names_a_hold", reference, others
 
 
 def ending_holds(facts: Facts) -> Iterator[str]:
@@ -88,6 +91,8 @@ def _wrong_money(hold: HoldRow, rows: list[EntryRow]) -> Iterator[str]:
         yield "held_money_not_where_it_belongs"
     if hold.credit_account_id and sums[hold.credit_account_id] != hold.captured_minor:
         yield "captured_money_not_where_it_belongs"
+    if any(row.hold_id != hold.hold_id for row in rows):
+        yield "entry_names_another_hold"
 
 
 def _wrong_acts(operation: Operation, hold: HoldRow, done: list[HoldActRow]) -> Iterator[str]:

@@ -21,7 +21,7 @@ def accepted(**fields: object) -> Sending:
 
 def entry(number: int, account_id: str, change_minor: int) -> EntryRow:
     place = (number, 0, account_id, change_minor, f"t{number}", "held", "SETTLED", 1)
-    return EntryRow(*place, 1, "redis")
+    return EntryRow(*place, 1, "redis", "h")
 
 
 def clean() -> tuple[Operation, Facts]:
@@ -84,12 +84,12 @@ def act(number: int, **changes: object) -> Plant:
     return plant
 
 
-def moved(number: int, change_minor: int) -> Plant:
+def moved(number: int, **changes: object) -> Plant:
     """Change one movement."""
 
     def plant(_: Operation, facts: Facts) -> Facts:
         rows = list(facts.entries)
-        rows[number] = rows[number]._replace(change_minor=change_minor)
+        rows[number] = rows[number]._replace(**changes)
         return facts._replace(entries=rows)
 
     return plant
@@ -147,8 +147,11 @@ PLANTED: list[tuple[Plant, str]] = [
     (row(status="HELD"), "hold_ended_wrongly"),
     (row(status="CAPTURED"), "hold_ended_wrongly"),
     (row(captured_minor=36), "hold_ended_wrongly"),
-    (moved(3, 6), "held_money_not_where_it_belongs"),
-    (moved(2, 21), "captured_money_not_where_it_belongs"),
+    (moved(3, change_minor=6), "held_money_not_where_it_belongs"),
+    (moved(2, change_minor=21), "captured_money_not_where_it_belongs"),
+    (moved(2, hold_id=""), "entry_names_another_hold"),
+    (moved(3, hold_id="i"), "entry_names_another_hold"),
+    (moved(3, reference="another"), "entry_names_a_hold"),
     (told(0, accepted(version=2, captured="0.15"), accepted(version=2)), "replay_differs"),
     (told(0, *[accepted(version=2, captured="0.15")] * 2), "accepted_anew_twice"),
     (told(0, BROKEN), "broken_answer"),
