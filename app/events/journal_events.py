@@ -87,10 +87,9 @@ class _Batch:
 
     def _view(self, row: _Row) -> TransactionView:
         """Show an entry as `transaction_view` does, without what lies in between."""
-        chosen, change_minor = row["transaction_id"], row["change_minor"]
-        metadata = row["metadata"]
+        change_minor, metadata = row["change_minor"], row["metadata"]
         return TransactionView(
-            transaction_id=uuid_of(chosen) or self._ids.of(row["item_no"]),
+            transaction_id=uuid_of(row["transaction_id"]) or self._ids.of(row["item_no"]),
             account_id=row["account_id"],
             amount=decimal_text(abs(change_minor), row["exponent"]),
             type=Direction.CREDIT if change_minor > 0 else Direction.DEBIT,
