@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol, TypeVar
 
 from bench.compare import events, guarantees, marks, observation
 from bench.compare import slow_commit as slowed
@@ -11,7 +11,7 @@ from bench.compare import table as tables
 from bench.compare.alike import has_batches
 from bench.compare.ceilings import ACCOUNTS as CEILING_ACCOUNTS
 from bench.compare.ceilings import ceilings
-from bench.compare.contestants import Ledger, Service, open_accounts
+from bench.compare.contestants import Ledger, Say, Service, open_accounts
 from bench.compare.marks import BUSY, HOT, MANY
 from bench.compare.measure import Field
 from bench.compare.plan import Selection, cells
@@ -27,13 +27,25 @@ from bench.compare.samples import (
     medians,
     write_raw,
 )
-from bench.compare.stage import open_stage
+from bench.compare.stage import Stage, open_stage
 from bench.compare.surroundings import surroundings
 from bench.compare.unbatched import alone, busy, gains, lonely
 
 # So many turns for each round of the table.
 LONELY_TURNS, LONELY_SECONDS = 6, 1.0
 _BEGAN = time.monotonic()
+
+
+class Turned(Protocol):
+    """A sample, with what else was measured of it."""
+
+    @property
+    def sample(self) -> Sample:
+        """The sample."""
+        ...
+
+
+T = TypeVar("T", bound=Turned)
 
 
 class Options(NamedTuple):
@@ -147,24 +159,14 @@ def costs(options: Options) -> str:
 
 def observed(options: Options) -> str:
     """The service with metrics beside itself without."""
-    with open_stage(options.seconds) as stage:
-        turns = observation.measure_observation(stage, options.rounds, options.seconds, say)
-        ended = Ended(surroundings(stage, options.rounds, options.seconds), [])
-    parts = [("Pairs", observation.lines(turns))]
-    title = "What it costs to count and time"
-    samples = [turn.sample for turn in turns]
-    return _written(options, ("observation", title), ended, parts, samples)
+    named = ("observation", "What it costs to count and time")
+    return _in_pairs(options, named, observation.measure_observation, observation.lines)
 
 
 def streamed(options: Options) -> str:
     """The service with the stream of events beside itself without."""
-    with open_stage(options.seconds) as stage:
-        turns = events.measure_events(stage, options.rounds, options.seconds, say)
-        ended = Ended(surroundings(stage, options.rounds, options.seconds), [])
-    parts = [("Pairs", events.lines(turns))]
-    title = "What the stream of events costs"
-    samples = [turn.sample for turn in turns]
-    return _written(options, ("events", title), ended, parts, samples)
+    named = ("events", "What the stream of events costs")
+    return _in_pairs(options, named, events.measure_events, events.lines)
 
 
 def operations(options: Options) -> str:
@@ -184,6 +186,20 @@ def operations(options: Options) -> str:
         ended = _ended(field, options)
     parts = [("Medians", tables.lines(medians(samples), {}))]
     return _written(options, ("operations", "What each operation costs"), ended, parts, samples)
+
+
+def _in_pairs(
+    options: Options,
+    named: tuple[str, str],
+    measure: Callable[[Stage, int, float, Say], list[T]],
+    lines: Callable[[Sequence[T]], list[str]],
+) -> str:
+    """The service with and without something, in turns."""
+    with open_stage(options.seconds) as stage:
+        turns = measure(stage, options.rounds, options.seconds, say)
+        ended = Ended(surroundings(stage, options.rounds, options.seconds), [])
+    samples = [turn.sample for turn in turns]
+    return _written(options, named, ended, [("Pairs", lines(turns))], samples)
 
 
 def _ended(field: Field, options: Options) -> Ended:
