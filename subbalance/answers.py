@@ -234,6 +234,7 @@ class Transfer(msgspec.Struct, frozen=True, kw_only=True):
     updated_at: datetime | None = None
     reference: str | None = None
     metadata: dict[str, str] | None = None
+    hold_id: UUID | None = None
     replayed: bool = False
 
 

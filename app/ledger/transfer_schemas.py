@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 from uuid import UUID
 
 import msgspec
-from msgspec import Meta
+from msgspec import UNSET, Meta, UnsetType
 
 from app import errors, limits
 from app.kit.money import parse_amount
@@ -89,6 +89,10 @@ class TransferView(msgspec.Struct, kw_only=True):
     updated_at: str
     reference: str | None = None
     metadata: dict[str, str] | None = None
+    hold_id: Annotated[
+        UUID | UnsetType,
+        Meta(description="The hold that it sets aside, captures or gives back, if it does"),
+    ] = UNSET
 
 
 class AcceptedTransferView(msgspec.Struct, kw_only=True):
@@ -165,7 +169,11 @@ def transfer_view(group: TransferGroup, transfer: Transfer) -> TransferView:
     """Show a transfer as it is."""
     shown = msgspec.structs.asdict(accepted_view(group, transfer))
     shown["status"] = transfer.debit.status.value
-    return TransferView(**shown, updated_at=instant(transfer.debit.updated_at))
+    return TransferView(
+        **shown,
+        updated_at=instant(transfer.debit.updated_at),
+        hold_id=UNSET if transfer.hold_id is None else transfer.hold_id,
+    )
 
 
 def group_view(group: TransferGroup) -> TransferGroupView:

@@ -44,6 +44,11 @@ class Transfer(msgspec.Struct, frozen=True):
         """The id its client chose for it, or the one its debit was given."""
         return self.debit.transaction_id
 
+    @property
+    def hold_id(self) -> UUID | None:
+        """The hold that it sets aside, captures or gives back."""
+        return self.debit.hold_id or self.credit.hold_id
+
     def answers(self, request: TransferRequest) -> bool:
         """Tell whether this is what a request for it asks for, its amount left out."""
         return (

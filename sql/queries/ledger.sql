@@ -181,7 +181,7 @@ SELECT d.*, x.batch_seq AS act_batch_seq, x.item_no AS act_item_no, x.kind, x.as
 -- name: groups_at
 -- The groups that the entries at these places in the journal belong to, an entry a row.
 -- Params: $1 batch_seqs bigint[], $2 item_nos smallint[]
-SELECT g.*
+SELECT g.*, hold_of_v1(g.batch_seq, g.item_no, g.account_id, NULL) AS hold_id
   FROM unnest($1::bigint[], $2::smallint[]) AS w (batch_seq, item_no)
  CROSS JOIN LATERAL (SELECT * FROM group_entries_v1(w.batch_seq, w.item_no) OFFSET 0) AS g
 

@@ -356,6 +356,7 @@ async def holds_named(
     alone = [
         (await api.get(f"/api/v1/transactions/{each['transaction_id']}")).json() for each in told
     ]
+    transfers = [await transfer_of(api, each) for each in told]
     readings = {
         "statement": await statement(),
         "csv": list(csv.DictReader(io.StringIO(table))),
@@ -363,11 +364,20 @@ async def holds_named(
         "found": found["transactions"],
         "events": told,
         "alone": alone,
+        "transfers": transfers,
     }
     return {
         where: [(f"{each['type']} {each['amount']}", each.get("hold_id") or None) for each in rows]
         for where, rows in readings.items()
     }
+
+
+async def transfer_of(api: httpx.AsyncClient, entry: dict[str, Any]) -> dict[str, Any]:
+    """What the transfer that an entry is half of says; the opening is half of none."""
+    if entry["transfer_id"] is None:
+        return {"type": entry["type"], "amount": entry["amount"]}
+    shown: dict[str, Any] = (await api.get(f"/api/v1/transfers/{entry['transfer_id']}")).json()
+    return {**shown, "type": entry["type"]}
 
 
 async def test_an_account_s_holds_are_listed(api: httpx.AsyncClient, accounts: None) -> None:
