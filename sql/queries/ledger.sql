@@ -140,7 +140,8 @@ SELECT * FROM hold_details WHERE hold_id = $1
 -- Params: $1 account_no bigint, $2 after_hold_no bigint, $3 limit bigint
 SELECT d.*
   FROM (SELECT h.hold_id FROM holds h WHERE h.account_no = $1 AND h.hold_no > $2 ORDER BY h.hold_no LIMIT $3) AS page
-  JOIN hold_details d USING (hold_id)
+       -- Each by itself, here and below: a join of all at once could read the whole journal.
+ CROSS JOIN LATERAL (SELECT * FROM hold_details d WHERE d.hold_id = page.hold_id OFFSET 0) AS d
  ORDER BY d.hold_no
 
 -- name: holds_by_status
@@ -149,7 +150,7 @@ SELECT d.*
 SELECT d.*
   FROM (SELECT h.hold_id FROM holds h
          WHERE h.account_no = $1 AND h.status = $2 AND h.hold_no > $3 ORDER BY h.hold_no LIMIT $4) AS page
-  JOIN hold_details d USING (hold_id)
+ CROSS JOIN LATERAL (SELECT * FROM hold_details d WHERE d.hold_id = page.hold_id OFFSET 0) AS d
  ORDER BY d.hold_no
 
 -- name: holds_due
@@ -161,7 +162,7 @@ SELECT d.*
          WHERE h.status = 'HELD' AND h.expires_at <= statement_timestamp() AND a.frozen NOT IN ('credit', 'all')
            AND (h.expires_at, h.hold_no) > ($1, $2)
          ORDER BY h.expires_at, h.hold_no LIMIT $3) AS due
-  JOIN hold_details d USING (hold_id)
+ CROSS JOIN LATERAL (SELECT * FROM hold_details d WHERE d.hold_id = due.hold_id OFFSET 0) AS d
  ORDER BY d.expires_at, d.hold_no
 
 -- name: hold_acts_at
@@ -172,9 +173,9 @@ SELECT d.*, x.batch_seq AS act_batch_seq, x.item_no AS act_item_no, x.kind, x.as
        b.created_at AS acted_at, b.mode AS act_mode, b.attempt_id AS act_attempt_id,
        coalesce(s.captured_before, 0) AS captured_before, coalesce(s.released_before, 0) AS released_before
   FROM unnest($1::bigint[], $2::smallint[]) AS w (batch_seq, item_no)
-  JOIN hold_acts x ON x.batch_seq = w.batch_seq AND x.item_no = w.item_no
-  JOIN journal_batches b ON b.batch_seq = x.batch_seq
-  JOIN hold_details d ON d.hold_id = x.hold_id
+ CROSS JOIN LATERAL (SELECT * FROM hold_acts x WHERE x.batch_seq = w.batch_seq AND x.item_no = w.item_no OFFSET 0) AS x
+ CROSS JOIN LATERAL (SELECT * FROM journal_batches b WHERE b.batch_seq = x.batch_seq OFFSET 0) AS b
+ CROSS JOIN LATERAL (SELECT * FROM hold_details d WHERE d.hold_id = x.hold_id OFFSET 0) AS d
  CROSS JOIN LATERAL (SELECT sum(y.captured_minor) AS captured_before, sum(y.released_minor) AS released_before
                        FROM hold_acts y WHERE y.hold_id = x.hold_id AND y.version < x.version) AS s
 
