@@ -96,7 +96,7 @@ async def test_one_slow_connection_makes_the_others_wait_and_the_rest_unsent() -
     assert figures.words["accepted"] == seen["requests"]
     assert figures.words["not sent"] == 200 - seen["requests"]
     # Who waits behind five others has waited for five answers.
-    assert 400_000 <= figures.latency.p95_us <= 1_000_000
+    assert figures.latency.p95_us >= 400_000
 
 
 async def test_a_request_without_an_answer_is_lost_and_its_connection_replaced() -> None:
@@ -115,7 +115,7 @@ async def test_a_stop_ends_a_run_early_and_counts_only_what_was_due() -> None:
         )
     words = figures_of([record], Schedule(200, 1), 1).words
     assert set(words) == {"accepted"}
-    assert 50 <= words["accepted"] < 150
+    assert 50 <= words["accepted"] < 200
 
 
 async def test_a_service_that_is_not_there_is_an_error() -> None:
