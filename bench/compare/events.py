@@ -13,16 +13,17 @@ from app.infra.queries import load_queries
 from app.ledger.codes import Mode
 from bench.compare.books import require
 from bench.compare.contestants import Ledger, Say, Service, open_accounts, warm_up
+from bench.compare.marks import HOT, MANY
 from bench.compare.observation import cpu_s
 from bench.compare.plan import in_turns
-from bench.compare.samples import Cell, Sample, described
+from bench.compare.samples import TRANSACTIONS, TRANSFERS, Cell, Sample, described
 from bench.compare.stage import Stage
 
 ON, OFF = "with the stream", "without"
-CONNECTIONS = (64, 256)
-ACCOUNTS = 1
+# What is driven, on how many accounts, over how many connections.
+LOADS = ((TRANSACTIONS, HOT, 64), (TRANSACTIONS, HOT, 256), (TRANSFERS, MANY, 64))
 PAIRS_A_ROUND = 4
-# A movement is told when it is accepted, and when it is settled.
+# An entry is told when it is accepted, and when it is settled.
 _EVENTS_EACH = 2
 _ENVIRONMENT: dict[str, dict[str, str]] = {ON: {}, OFF: {"SUBBALANCE_EVENTS_STREAM_ITEMS": "0"}}
 _CAUGHT_UP_S, _LOOK_S = 120.0, 0.1
@@ -31,12 +32,14 @@ _LAGS = load_queries("events")["event_cursors"].sql
 
 
 class Turn(NamedTuple):
-    """A sample, how many events the stream was told while it lasted, and what all of its events
-    cost the worker, which settles as well, each.
+    """A sample, how many events the stream was told while it lasted, how long after its books were
+    checked it was told the rest, and what all of its events cost the worker, which settles as
+    well, each.
     """
 
     sample: Sample
     told: int
+    told_after_s: float
     worker_us: float
 
     @property
@@ -82,13 +85,15 @@ class Streamed:
 
 def measure_events(stage: Stage, rounds: int, seconds: float, say: Say) -> list[Turn]:
     """Drive both in turns; every sample's books are checked."""
-    open_accounts(stage, ACCOUNTS)
+    open_accounts(stage, MANY)
     ledgers = {name: Streamed(stage, number, name) for number, name in enumerate((ON, OFF))}
     for name, ledger in ledgers.items():
-        warm_up(ledger.service, Cell(name, ACCOUNTS, max(CONNECTIONS)))
-        ledger.wait_until_told()
+        for kind, accounts, connections in LOADS:
+            warm_up(ledger.service, Cell(name, accounts, connections, kind=kind))
+            ledger.wait_until_told()
     pairs = [
-        [Cell(name, ACCOUNTS, connections) for name in (ON, OFF)] for connections in CONNECTIONS
+        [Cell(name, accounts, connections, kind=kind) for name in (ON, OFF)]
+        for kind, accounts, connections in LOADS
     ]
     return [
         _turn(ledgers[cell.competitor], cell, number, seconds, say)
@@ -101,38 +106,45 @@ def measure_events(stage: Stage, rounds: int, seconds: float, say: Say) -> list[
 def lines(turns: Sequence[Turn]) -> list[str]:
     """Write the medians, and the ratios of pairs with their quartiles."""
     table = [
-        "| | conns | tx/s | p99 ms | events/s told meanwhile | CPU of the worker, µs an event |",
-        "|---|---|---|---|---|---|",
+        "| | what | conns | a second | p99 ms | told/s meanwhile | rest after, s | worker, µs |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     ratios = [
         "",
-        f"Medians. Throughput, {ON} to {OFF}:",
+        "Medians; told are events, the rest of them so long after the books were checked, and the",
+        "worker's CPU is that of an event.",
         "",
-        "| conns | pairs | lower quartile | median | upper quartile |",
-        "|---|---|---|---|---|",
+        f"Throughput, {ON} to {OFF}:",
+        "",
+        "| what | conns | pairs | lower quartile | median | upper quartile |",
+        "|---|---|---|---|---|---|",
     ]
-    for connections in CONNECTIONS:
-        by_name = {name: _of(turns, name, connections) for name in (ON, OFF)}
-        for name, own in by_name.items():
-            rate = median(turn.sample.per_second for turn in own)
-            late = median(turn.sample.figures.p99_us for turn in own) / 1_000
-            told = median(turn.told_per_second for turn in own)
-            each = median(turn.worker_us for turn in own)
-            table.append(
-                f"| {name} | {connections} | {rate:,.0f} | {late:.1f} | {told:,.0f} | {each:.1f} |"
-            )
+    for kind, _, connections in LOADS:
+        by_name = {name: _of(turns, name, kind, connections) for name in (ON, OFF)}
+        table += [_row(name, kind, connections, own) for name, own in by_name.items()]
         pairs = list(zip(by_name[ON], by_name[OFF], strict=True))
         rates = [on.sample.per_second / off.sample.per_second for on, off in pairs]
-        low, middle, high = quantiles(rates, n=4)
-        ratios.append(f"| {connections} | {len(pairs)} | {low:.3f} | {middle:.3f} | {high:.3f} |")
+        quarters = " | ".join(f"{each:.3f}" for each in quantiles(rates, n=4))
+        ratios.append(f"| {kind} | {connections} | {len(pairs)} | {quarters} |")
     return table + ratios
 
 
-def _of(turns: Sequence[Turn], name: str, connections: int) -> list[Turn]:
+def _row(name: str, kind: str, connections: int, turns: Sequence[Turn]) -> str:
+    rate = median(turn.sample.per_second for turn in turns)
+    late = median(turn.sample.figures.p99_us for turn in turns) / 1_000
+    told = median(turn.told_per_second for turn in turns)
+    after = median(turn.told_after_s for turn in turns)
+    each = median(turn.worker_us for turn in turns)
+    figures = f"{rate:,.0f} | {late:.1f} | {told:,.0f} | {after:.1f} | {each:.1f}"
+    return f"| {name} | {kind} | {connections} | {figures} |"
+
+
+def _of(turns: Sequence[Turn], name: str, kind: str, connections: int) -> list[Turn]:
     return [
         turn
         for turn in turns
-        if (turn.sample.cell.competitor, turn.sample.cell.connections) == (name, connections)
+        for cell in [turn.sample.cell]
+        if (cell.competitor, cell.kind, cell.connections) == (name, kind, connections)
     ]
 
 
@@ -141,8 +153,11 @@ def _turn(ledger: Streamed, cell: Cell, number: int, seconds: float, say: Say) -
     figures = ledger.service.drive(cell, seconds)
     told = ledger.told() - before
     require(cell, figures, ledger.service.check(cell, figures))
+    began = time.monotonic()
     ledger.wait_until_told()
-    worker_us = 1e6 * (cpu_s(ledger.worker_pid) - spent_s) / (_EVENTS_EACH * figures.accepted)
+    after_s = time.monotonic() - began
+    events = _EVENTS_EACH * cell.rows * figures.accepted
+    worker_us = 1e6 * (cpu_s(ledger.worker_pid) - spent_s) / events
     sample = Sample(cell, number, figures)
-    say(f"{described(sample)}  {told:,} events told meanwhile")
-    return Turn(sample, told, worker_us)
+    say(f"{described(sample)}  {told:,} events told meanwhile, the rest {after_s:.1f} s after")
+    return Turn(sample, told, after_s, worker_us)
