@@ -25,7 +25,7 @@ class Http(msgspec.Struct, frozen=True, kw_only=True):
 
     host: str = "127.0.0.1"  # HOST
     port: int = 8082  # PORT
-    direct_route: bool = True  # SUBBALANCE_DIRECT_ROUTE: the fast lane for POST /transaction
+    direct_route: bool = True  # SUBBALANCE_DIRECT_ROUTE: the fast lane for hot writes
     require_idempotency_key: bool = False  # SUBBALANCE_REQUIRE_IDEMPOTENCY_KEY
     listen_fd: int = 0  # SUBBALANCE_LISTEN_FD: a listening socket that was inherited
     notify_socket: str = ""  # NOTIFY_SOCKET: who is told that requests are served, as by systemd

@@ -1,4 +1,4 @@
-"""The short way to `POST /api/v1/transaction`: below ASGI, with no task for a request.
+"""The short way to the hot writes, `HOT_ROUTES`: below ASGI, with no task for a request.
 
 A hot request that comes whole, from the first byte to the last of what was received, and in the
 plainest form is read here; uvicorn's own parser reads anything else, so there is one opinion on
@@ -23,22 +23,15 @@ from app import errors, limits
 from app.api.answering import JSON_LINES, head_lines, lines, raw
 from app.api.connection import BoundedConnection
 from app.api.problem import known_of, problem, request_id
-from app.api.whole_requests import is_plain_host, whole_request
-from app.ledger.model import Acceptance
-from app.ledger.routes import (
-    TRANSACTION_PATH,
-    accepted_body,
-    refusal,
-    transaction_request,
-)
+from app.api.whole_requests import WholeRequest, is_plain_host, whole_request
+from app.ledger.hot_routes import HotRoute, Sent
+from app.ledger.routes import HOT_ROUTES
 from app.ledger.service import LedgerService
 from app.security.guard import Guard
 
 if TYPE_CHECKING:
     from app.api.observer import RequestObserver
 
-HOT_ENDPOINT = f"POST {TRANSACTION_PATH}"
-_PATH = TRANSACTION_PATH.encode()
 _ACCEPTED = STATUS_LINE[201] + JSON_LINES
 _REPLAYED = _ACCEPTED + b"idempotency-replayed: true\r\n"
 _CLOSES = b"connection: close\r\n"
@@ -66,7 +59,7 @@ class FastLane:
         self.observer = observer
         self.connections_max = connections_max
         self.leaves_pages = leaves_pages
-        self.request: Callable[[Connection, dict[bytes, bytes]], HotRequest] = HotRequest
+        self.request: Callable[[Connection, HotRoute, dict[bytes, bytes]], HotRequest] = HotRequest
         self.taken_count = 0
 
     def connection(
@@ -92,14 +85,18 @@ class HotRequest:
         "_more",
         "_name",
         "_parts",
+        "_route",
         "_size",
     )
 
-    def __init__(self, connection: "Connection", headers: dict[bytes, bytes]) -> None:
+    def __init__(
+        self, connection: "Connection", route: HotRoute, headers: dict[bytes, bytes]
+    ) -> None:
         self._began = self._checked = perf_counter()
         sent_id = headers.get(b"x-request-id")
         self._name = request_id(sent_id.decode("latin-1") if sent_id else None)
         self._connection = connection
+        self._route = route
         self._headers = headers
         self._parts: list[bytes] = []
         self._size = 0
@@ -111,7 +108,7 @@ class HotRequest:
         client = self._connection.client
         address = client[0] if client else None
         try:
-            admitted = guard.admit("POST", TRANSACTION_PATH, self._headers, address)
+            admitted = guard.admit("POST", self._route.path, self._headers, address)
         except errors.LedgerError as error:
             self._answer_problem(error)
         else:
@@ -130,19 +127,19 @@ class HotRequest:
         self._body = parts[0] if len(parts) == 1 else b"".join(parts)
         key = headers.get(b"idempotency-key")
         try:
-            request = transaction_request(
+            sent = Sent(
                 headers.get(b"content-type", b"").decode("latin-1"),
                 None if key is None else key.decode("latin-1"),
                 self._body,
             )
-            decision = ledger.begin_transaction(request)
+            decision = self._route.begin(ledger, sent)
         except Exception as error:
             self.refuse(error)
         else:
             self._checked = perf_counter()
             decision.add_done_callback(self._decided)
 
-    def _decided(self, decision: "asyncio.Future[Acceptance]") -> None:
+    def _decided(self, decision: "asyncio.Future[Any]") -> None:
         if decision.cancelled():
             self._connection.transport.close()
             return
@@ -151,15 +148,15 @@ class HotRequest:
             self.refuse(error)
             return
         accepted = decision.result()
-        self._answer(_REPLAYED if accepted.replayed else _ACCEPTED, accepted_body(accepted))
+        self._answer(_REPLAYED if accepted.replayed else _ACCEPTED, self._route.body_of(accepted))
         observer = self._connection.observer
         if observer is not None and observer.is_on:
-            observer.accepted(self._began, self._checked, self._name, accepted)
+            observer.accepted(self._route, self._began, self._checked, self._name, accepted)
 
     def refuse(self, error: BaseException) -> None:
         """Answer with the problem that an error is."""
         if isinstance(error, errors.LedgerError):
-            told = refusal(error, self._body)
+            told = self._route.refusal(error, self._body)
         else:
             _log.error("unexpected error", exc_info=error)
             told = errors.InternalError()
@@ -171,7 +168,9 @@ class HotRequest:
         self._connection.answer(STATUS_LINE[status] + head_lines(headers), rest)
         observer = self._connection.observer
         if observer is not None:
-            observer.answered(HOT_ENDPOINT, status, self._began, self._name, **known_of(error))
+            observer.answered(
+                self._route.endpoint, status, self._began, self._name, **known_of(error)
+            )
 
     def _answer(self, head: bytes, body: bytes) -> None:
         rest = b"%bx-request-id: %b\r\ncontent-length: %d\r\n\r\n%b"
@@ -205,15 +204,16 @@ class Connection(BoundedConnection):
         self._unset_keepalive_if_required()
         # Of a header that is there twice the router takes the first, so that is what counts.
         headers = dict(reversed(self.headers))
-        if self.url == _PATH and self._is_hot(headers):
-            self._reading = self._begin(headers)
+        route = HOT_ROUTES.get(self.url)
+        if route is not None and self._is_hot(headers):
+            self._reading = self._begin(route, headers)
         else:
             super().take_request()
 
-    def _begin(self, headers: dict[bytes, bytes]) -> HotRequest:
+    def _begin(self, route: HotRoute, headers: dict[bytes, bytes]) -> HotRequest:
         """Begin a hot request, which the guard may end at once."""
         lane = self._lane
-        request = self._unanswered = lane.request(self, headers)
+        request = self._unanswered = lane.request(self, route, headers)
         lane.taken_count += 1
         if lane.guard is not None:
             request.pass_guard(lane.guard)
@@ -262,21 +262,21 @@ class Connection(BoundedConnection):
         """
         if not self._is_parsed and self._unanswered is None and not self.flow.write_paused:
             found = whole_request(data)
-            if found is not None and not (self._lane.leaves_pages and b"origin" in found[0]):
-                self._take_whole(*found)
+            if found is not None and not (self._lane.leaves_pages and b"origin" in found.headers):
+                self._take_whole(found)
                 return
         self._is_parsed = True
         super().data_received(data)
         if self._reading is not None and self._body_timer is None:
             self._body_timer = self.loop.call_later(limits.BODY_READ_S, self._body_is_late)
 
-    def _take_whole(self, headers: dict[bytes, bytes], body: bytes) -> None:
+    def _take_whole(self, found: WholeRequest) -> None:
         self._unset_keepalive_if_required()
         self._owed_since = None
-        request = self._begin(headers)
+        request = self._begin(found.route, found.headers)
         if request is not self._unanswered:
             return
-        request.add(body)
+        request.add(found.body)
         if request is self._unanswered:
             request.decide(self._lane.ledger())
 

@@ -11,12 +11,12 @@ from litestar.types import ASGIApp, HTTPScope, Message, Receive, Scope, Send
 from prometheus_client.core import Metric
 
 from app import errors, limits
-from app.api.fast_lane import HOT_ENDPOINT
 from app.infra.http import EVENT_STREAM, noted_of
 from app.infra.log import fields
 from app.infra.telemetry import Counters, Histograms
+from app.ledger.hot_routes import HotRoute
 from app.ledger.instruments import Instruments
-from app.ledger.model import Acceptance
+from app.ledger.routes import HOT_ROUTES
 from app.settings import Observation
 
 UNKNOWN = "unknown"
@@ -48,31 +48,32 @@ class RequestObserver:
         )
         self._problems = Counters("subbalance_problems", "Requests answered so", ("code",))
         self._validate = instruments.steps.of("validate")
-        self._hot_seconds = self._seconds.of(HOT_ENDPOINT)
-        self._hot_took: list[float] = []
+        # How long hot requests took that were accepted and are not counted yet, by path.
+        self._hot_took: dict[str, list[float]] = {each.path: [] for each in HOT_ROUTES.values()}
         self._hot_checked: list[float] = []
         self._second, self._lines, self._left_out = 0, 0, 0
 
     def accepted(
-        self, began: float, checked: float, request_id: str, acceptance: Acceptance
+        self, route: HotRoute, began: float, checked: float, request_id: str, acceptance: Any
     ) -> None:
         """Note that a hot request was accepted: kept as it is, and counted with many others."""
-        seconds, took = perf_counter() - began, self._hot_took
-        took.append(seconds)
+        seconds = perf_counter() - began
+        self._hot_took[route.path].append(seconds)
         self._hot_checked.append(checked - began)
-        if len(took) >= _COUNTED_TOGETHER:
+        if len(self._hot_checked) >= _COUNTED_TOGETHER:
             self._count_hot()
         if seconds >= self._line_s:
-            known = {"transaction_id": acceptance.transaction.transaction_id}
-            self._write(HOT_ENDPOINT, 201, seconds, request_id, known)
+            self._write(route.endpoint, 201, seconds, request_id, route.known_of(acceptance))
 
     def _count_hot(self) -> None:
-        took, self._hot_took = self._hot_took, []
         checked, self._hot_checked = self._hot_checked, []
-        if self.counts and took:
-            self._hot_seconds.observe_all(took)
+        if self.counts and checked:
             self._validate.observe_all(checked)
-            self._requests.add((HOT_ENDPOINT, "201"), len(took))
+        for route in HOT_ROUTES.values():
+            took, self._hot_took[route.path] = self._hot_took[route.path], []
+            if self.counts and took:
+                self._seconds.of(route.endpoint).observe_all(took)
+                self._requests.add((route.endpoint, "201"), len(took))
 
     def answered(
         self,

@@ -1,11 +1,11 @@
 """A request on the fast lane, with a span; takes the plain one's place where traces are wanted."""
 
 import asyncio
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from app import errors
-from app.api.fast_lane import HOT_ENDPOINT, HotRequest
-from app.ledger.model import Acceptance
+from app.api.fast_lane import HotRequest
+from app.ledger.hot_routes import HotRoute
 from app.ledger.service import LedgerService
 
 if TYPE_CHECKING:
@@ -19,20 +19,26 @@ class TracedRequest(HotRequest):
     __slots__ = ("_span", "_tracing")
 
     def __init__(
-        self, tracing: "Tracing", connection: "Connection", headers: dict[bytes, bytes]
+        self,
+        tracing: "Tracing",
+        connection: "Connection",
+        route: HotRoute,
+        headers: dict[bytes, bytes],
     ) -> None:
         """Begin the span."""
-        super().__init__(connection, headers)
+        super().__init__(connection, route, headers)
         sent = headers.get(b"traceparent")
         self._tracing = tracing
-        self._span = tracing.request(HOT_ENDPOINT, None if sent is None else sent.decode("latin-1"))
+        self._span = tracing.request(
+            route.endpoint, None if sent is None else sent.decode("latin-1")
+        )
 
     def decide(self, ledger: LedgerService) -> None:
         """Decide under the span."""
         with self._tracing.under(self._span), self._tracing.step("validate"):
             super().decide(ledger)
 
-    def _decided(self, decision: "asyncio.Future[Acceptance]") -> None:
+    def _decided(self, decision: "asyncio.Future[Any]") -> None:
         super()._decided(decision)
         if decision.cancelled():
             self._span.end()

@@ -2,11 +2,13 @@
 
 import re
 from functools import lru_cache
+from typing import NamedTuple
 
 from app import limits
-from app.ledger.routes import TRANSACTION_PATH
+from app.ledger.hot_routes import HotRoute
+from app.ledger.routes import HOT_ROUTES
 
-_HOT_LINE = b"POST " + TRANSACTION_PATH.encode() + b" HTTP/1.1\r\n"
+_HOT_LINES = {b"POST %b HTTP/1.1\r\n" % path: route for path, route in HOT_ROUTES.items()}
 _PLAIN_HOST = re.compile(rb"[0-9A-Za-z._:\[\]-]*")
 _HEADER = re.compile(rb"([!#-'*+.^_`|~0-9A-Za-z-]+): ?([\x21-\x7e](?:[\x20-\x7e]*[\x21-\x7e])?)")
 # With these a request is framed, ended or answered in another way, or may be.
@@ -32,16 +34,27 @@ def _header(line: bytes) -> tuple[bytes, bytes] | None:
     return None if match is None else (match[1].lower(), match[2])
 
 
-def whole_request(data: bytes) -> tuple[dict[bytes, bytes], bytes] | None:
+class WholeRequest(NamedTuple):
+    """A hot request, its headers by their names in lower case."""
+
+    route: HotRoute
+    headers: dict[bytes, bytes]
+    body: bytes
+
+
+def whole_request(data: bytes) -> WholeRequest | None:
     """Read the headers and the body of data that is one hot request from its first byte to its
     last, in the plainest form there is, so that no two readers could differ about it.
 
     None says nothing about the data: the parser is to read it.
     """
-    first = len(_HOT_LINE)
+    first = data.find(b"\n", 0, limits.PLAIN_LINE_BYTES_MAX) + 1
+    route = _HOT_LINES.get(data[:first])
+    if route is None:
+        return None
     # The line's own end may be the first half of it.
     end = data.find(b"\r\n\r\n", first - 2, limits.PLAIN_HEAD_BYTES_MAX)
-    if end < first or not data.startswith(_HOT_LINE):
+    if end < first:
         return None
     lines, body = data[first:end].split(b"\r\n"), data[end + 4 :]
     headers: dict[bytes, bytes] = {}
@@ -57,4 +70,4 @@ def whole_request(data: bytes) -> tuple[dict[bytes, bytes], bytes] | None:
         and _UNUSUAL.isdisjoint(headers)
         and is_plain_host(headers.get(b"host", b""))
     )
-    return (headers, body) if is_plain else None
+    return WholeRequest(route, headers, body) if is_plain else None

@@ -6,6 +6,7 @@ import re
 
 from app import limits
 from app.errors import InvalidCursor
+from app.kit.ids import EntryPosition
 
 _LENGTH_MAX = 120
 _NUMBERS = re.compile(r"-?[0-9]{1,19}(\.-?[0-9]{1,19})*", re.ASCII)
@@ -37,3 +38,15 @@ def decode_number(cursor: str) -> int:
     if not 0 < number <= limits.INT64_MAX:
         raise InvalidCursor(pointer="/cursor")
     return number
+
+
+def decode_position(cursor: str) -> EntryPosition:
+    """Read a cursor as a place in the journal; raises `InvalidCursor`."""
+    position = EntryPosition(*decode_cursor(cursor, 2))
+    in_range = (
+        0 <= position.batch_seq <= limits.BATCH_SEQ_MAX
+        and 0 <= position.item_no <= limits.ITEM_NUMBER_MAX
+    )
+    if not in_range:
+        raise InvalidCursor(pointer="/cursor")
+    return position

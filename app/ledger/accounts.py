@@ -47,6 +47,12 @@ class KnownAccounts:
         """Look an account up without waiting; None when it is not known."""
         return self._accounts.get(account_id)
 
+    def known(self, account_ids: Collection[str]) -> dict[str, Account] | None:
+        """Look accounts up without waiting; None when one of them is not known."""
+        remembered = self._accounts
+        known = {each: remembered[each] for each in account_ids if each in remembered}
+        return known if len(known) == len(account_ids) else None
+
     async def find(self, account_ids: Collection[str]) -> dict[str, Account]:
         """Look accounts up, at most `REQUEST_ITEMS_MAX`; those that there are not are missing from
         the answer. Raises `PostgresUnavailable`.

@@ -26,6 +26,13 @@ def check_transfers(requests: Sequence[TransferRequest], accounts: Mapping[str, 
             )
 
 
+def account_ids_of(requests: Sequence[TransferRequest]) -> set[str]:
+    """Name every account of transfers."""
+    wanted = {each.debit_account_id for each in requests}
+    wanted.update(each.credit_account_id for each in requests)
+    return wanted
+
+
 class Group(Unit):
     """Transfers of one request."""
 
@@ -57,9 +64,7 @@ class Group(Unit):
                 made.append(leg)
             return made
 
-        debits, credits_ = legs(Direction.DEBIT), legs(Direction.CREDIT)
-        self._pairs = list(zip(debits, credits_, strict=True))
-        self.stand(debits, credits_)
+        self.stand(legs(Direction.DEBIT), legs(Direction.CREDIT))
 
     def pointer_of(self, leg: Leg) -> str:
         """Name a transfer's debit or credit account."""
@@ -67,8 +72,10 @@ class Group(Unit):
         return f"/transfers/{leg.number}/{side}_account_id"
 
     def _completed(self, halves: Mapping[Leg, Transaction]) -> GroupAcceptance:
-        transfers = [Transfer(halves[debit], halves[credit]) for debit, credit in self._pairs]
-        return GroupAcceptance(TransferGroup(tuple(transfers)), replayed=False)
+        debits, credits_ = self.legs[: self.transfer_count], self.legs[self.transfer_count :]
+        pairs = zip(debits, credits_, strict=True)
+        transfers = tuple(Transfer(halves[debit], halves[credit]) for debit, credit in pairs)
+        return GroupAcceptance(TransferGroup(transfers), replayed=False)
 
     def _replayed(self, found: TransferGroup) -> GroupAcceptance:
         return GroupAcceptance(found, replayed=True)
@@ -82,8 +89,8 @@ class Group(Unit):
             and len(found.transfers) == len(self._requests)
             and all(
                 transfer.answers(request) and transfer.debit.change_minor == debit.change_minor
-                for transfer, request, (debit, _) in zip(
-                    found.transfers, self._requests, self._pairs, strict=True
+                for transfer, request, debit in zip(
+                    found.transfers, self._requests, self.legs[: self.transfer_count], strict=True
                 )
             )
         )

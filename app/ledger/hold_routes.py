@@ -1,24 +1,25 @@
 """Holds over HTTP."""
 
-from typing import Annotated
+import asyncio
+from typing import Annotated, Any
 
 import msgspec
 from litestar import Response, get, post
 from litestar.datastructures import State
 from litestar.params import PathParameter, QueryParameter
 
-from app import limits
+from app import errors, limits
 from app.infra.http import (
     READ_PROBLEMS,
     WRITE_PROBLEMS,
     HttpRequest,
     described_body,
     documented,
+    encode,
     json_answer,
-    read_json,
     read_optional_json,
 )
-from app.kit.decoding import idempotency_key
+from app.kit.decoding import check_json_type, decode_json, idempotency_key
 from app.ledger.codes import HoldStatus
 from app.ledger.dry_run_schemas import DryRunAnswer, dry_run_answer
 from app.ledger.hold_schemas import (
@@ -30,7 +31,8 @@ from app.ledger.hold_schemas import (
     hold_view,
 )
 from app.ledger.hold_service import Holds
-from app.ledger.holds import HoldAcceptance
+from app.ledger.holds import HoldAcceptance, HoldRequest
+from app.ledger.hot_routes import HotRoute, Sent, answer_hot, read_body, sent_in
 from app.ledger.parameters import (
     ACCOUNT_PROBLEMS,
     DRY_RUN,
@@ -43,7 +45,8 @@ from app.ledger.parameters import (
     is_dry_run,
     uuid_of,
 )
-from app.ledger.schemas import refusals
+from app.ledger.schemas import refusals, told_refusal
+from app.ledger.service import LedgerService
 
 _decode_hold = msgspec.json.Decoder(HoldBody)
 _decode_capture = msgspec.json.Decoder(CaptureBody)
@@ -51,8 +54,34 @@ _decode_release = msgspec.json.Decoder(ReleaseBody)
 HoldIdPath = Annotated[str, PathParameter(description="The hold's UUID")]
 
 
+def _hold_request(sent: Sent) -> tuple[HoldRequest, str | None]:
+    check_json_type(sent.content_type)
+    body = decode_json(_decode_hold, sent.body)
+    key = idempotency_key(sent.key_header)
+    return body.to_request(), key
+
+
+def _begin_hold(ledger: LedgerService, sent: Sent) -> "asyncio.Future[HoldAcceptance]":
+    return asyncio.ensure_future(ledger.holds.place(*_hold_request(sent)))
+
+
+def _accepted_body(accepted: HoldAcceptance) -> bytes:
+    return encode(hold_view(accepted.hold))
+
+
+def _known_of(accepted: HoldAcceptance) -> dict[str, Any]:
+    return {"hold_id": accepted.hold.hold_id}
+
+
+def _refusal(error: errors.LedgerError, _body: bytes) -> errors.LedgerError:
+    return told_refusal(error)
+
+
+HOLD = HotRoute("/api/v1/holds", _begin_hold, _accepted_body, _known_of, _refusal)
+
+
 @post(
-    "/api/v1/holds",
+    HOLD.path,
     summary="Hold an amount",
     response_headers=[REPLAYED_HEADER],
     operation_class=described_body(HoldBody, KEY_HEADER, DRY_RUN),
@@ -62,14 +91,11 @@ async def post_hold(request: HttpRequest, state: State) -> Response[bytes]:
     """Set an amount aside: it can be spent no more until it is captured, released, or its time is
     up. 201 means it is durable.
     """
-    holds: Holds = state.ledger.holds
+    if not is_dry_run(request):
+        return await answer_hot(HOLD, request, state.ledger)
     with refusals():
-        body = await read_json(request, _decode_hold)
-        key = idempotency_key(request.headers.get("idempotency-key"))
-        wanted = body.to_request()
-        if is_dry_run(request):
-            return json_answer(dry_run_answer(await holds.foresee_place(wanted, key)))
-        return _answered(await holds.place(wanted, key), 201)
+        wanted = _hold_request(sent_in(request, await read_body(request)))
+        return json_answer(dry_run_answer(await state.ledger.holds.foresee_place(*wanted)))
 
 
 @post(

@@ -1,12 +1,11 @@
 """The ledger over HTTP. Handlers read, call one use case, and answer."""
 
-from collections.abc import Awaitable, Callable
+import asyncio
 from typing import Annotated, Any
 
 import msgspec
 from litestar import Response, Router, delete, get, post
 from litestar.datastructures import State
-from litestar.exceptions.http_exceptions import RequestEntityTooLarge
 from litestar.params import PathParameter
 
 from app import errors, limits
@@ -19,8 +18,6 @@ from app.infra.http import (
     documented,
     encode,
     json_answer,
-    note,
-    read_in_time,
     read_json,
 )
 from app.kit.decoding import check_json_type, decode_json, echo, idempotency_key
@@ -32,19 +29,20 @@ from app.ledger.codes import Direction
 from app.ledger.dry_run_schemas import DryRunAnswer, dry_run_answer
 from app.ledger.history_parameters import BALANCE_PARAMETERS, balance_parameters
 from app.ledger.hold_routes import (
+    HOLD,
     get_hold,
     get_holds,
     post_capture,
     post_hold,
     post_release,
 )
+from app.ledger.hot_routes import HotRoute, Sent, answer_hot, read_body, sent_in
 from app.ledger.model import Acceptance, AccountRequest, Transaction, TransactionRequest
 from app.ledger.parameters import (
     ACCOUNT_PROBLEMS,
     DRY_RUN,
     FORESEEN,
     KEY_HEADER,
-    REPLAYED,
     REPLAYED_HEADER,
     AccountIdPath,
     PageCursor,
@@ -74,6 +72,7 @@ from app.ledger.service import LedgerService
 from app.ledger.statement_routes import HISTORY_PROBLEMS, get_statement
 from app.ledger.statement_schemas import BalanceAtAnswer, balance_at_answer
 from app.ledger.transfer_routes import (
+    TRANSFER,
     find_group,
     get_group,
     get_transfer,
@@ -81,37 +80,19 @@ from app.ledger.transfer_routes import (
     post_transfer,
 )
 
-TRANSACTION_PATH = "/api/v1/transaction"
 _decode_transaction = msgspec.json.Decoder(TransactionBody)
 _decode_accounts = msgspec.json.Decoder(AccountsBody)
 
 
-async def answer_transaction(
-    ledger: LedgerService,
-    content_type: str,
-    key_header: str | None,
-    read_body: Callable[[], Awaitable[bytes]],
-) -> Acceptance:
-    """Decide one transaction.
-
-    The fast lane does the same in its own way, from the same parts.
-    """
-    body = b""
-    try:
-        body = await read_in_time(read_body())
-        request = transaction_request(content_type, key_header, body)
-        return await ledger.post_transaction(request)
-    except errors.LedgerError as error:
-        raise refusal(error, body) from error
-
-
-def transaction_request(
-    content_type: str, key_header: str | None, body: bytes
-) -> TransactionRequest:
+def transaction_request(sent: Sent) -> TransactionRequest:
     """Read and check what a client sent; the first part of every answer to it."""
-    check_json_type(content_type)
-    sent = decode_json(_decode_transaction, body)
-    return sent.to_request(idempotency_key(key_header))
+    check_json_type(sent.content_type)
+    body = decode_json(_decode_transaction, sent.body)
+    return body.to_request(idempotency_key(sent.key_header))
+
+
+def _begin_transaction(ledger: LedgerService, sent: Sent) -> "asyncio.Future[Acceptance]":
+    return ledger.begin_transaction(transaction_request(sent))
 
 
 def accepted_body(accepted: Acceptance) -> bytes:
@@ -127,8 +108,16 @@ def refusal(error: errors.LedgerError, body: bytes) -> errors.LedgerError:
     return refused(error, error.pointer, **echoed)
 
 
+def _known_of(accepted: Acceptance) -> dict[str, Any]:
+    return {"transaction_id": accepted.transaction.transaction_id}
+
+
+TRANSACTION = HotRoute("/api/v1/transaction", _begin_transaction, accepted_body, _known_of, refusal)
+HOT_ROUTES = {route.path.encode(): route for route in (TRANSACTION, TRANSFER, HOLD)}
+
+
 @post(
-    TRANSACTION_PATH,
+    TRANSACTION.path,
     summary="Debit or credit an account",
     response_headers=[REPLAYED_HEADER],
     operation_class=described_body(TransactionBody, KEY_HEADER, DRY_RUN),
@@ -136,38 +125,17 @@ def refusal(error: errors.LedgerError, body: bytes) -> errors.LedgerError:
 )
 async def post_transaction(request: HttpRequest, state: State) -> Response[bytes]:
     """Debit or credit one account. 201 means it is durable; settlement follows within seconds."""
-
-    async def read_body() -> bytes:
-        try:
-            return await request.body()
-        except RequestEntityTooLarge as exc:
-            raise errors.BodyTooLarge from exc
-
-    headers = request.headers
     if is_dry_run(request):
-        return json_answer(await _foreseen(request, state.ledger, read_body))
-    accepted = await answer_transaction(
-        state.ledger, headers.get("content-type", ""), headers.get("idempotency-key"), read_body
-    )
-    note(request.scope, transaction_id=accepted.transaction.transaction_id)
-    return Response(
-        accepted_body(accepted),
-        status_code=201,
-        headers=REPLAYED if accepted.replayed else None,
-        media_type="application/json",
-    )
+        return json_answer(await _foreseen(request, state.ledger))
+    return await answer_hot(TRANSACTION, request, state.ledger)
 
 
-async def _foreseen(
-    request: HttpRequest, ledger: LedgerService, read_body: Callable[[], Awaitable[bytes]]
-) -> DryRunAnswer:
-    """Say what `answer_transaction` would do, and refuse as it would."""
-    headers, body = request.headers, b""
+async def _foreseen(request: HttpRequest, ledger: LedgerService) -> DryRunAnswer:
+    """Say what would be answered, and refuse as it would."""
+    body = b""
     try:
-        body = await read_in_time(read_body())
-        wanted = transaction_request(
-            headers.get("content-type", ""), headers.get("idempotency-key"), body
-        )
+        body = await read_body(request)
+        wanted = transaction_request(sent_in(request, body))
         return dry_run_answer(await ledger.foresee_transaction(wanted))
     except errors.LedgerError as error:
         raise refusal(error, body) from error

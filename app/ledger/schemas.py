@@ -367,15 +367,18 @@ def refused(
     return type(error)(error.detail, pointer=pointer, **told)
 
 
+def told_refusal(error: errors.LedgerError, of: str = "") -> errors.LedgerError:
+    """Say so of what was refused; `of` is what its pointer begins with that no client wrote."""
+    pointer = error.pointer
+    if of and pointer is not None:
+        pointer = pointer.removeprefix(of) or None
+    return refused(error, pointer)
+
+
 @contextmanager
 def refusals(of: str = "") -> Iterator[None]:
-    """Say so of what is refused inside; `of` is what its pointers begin with that no client
-    wrote.
-    """
+    """Say so of what is refused inside, as `told_refusal` does."""
     try:
         yield
     except errors.LedgerError as error:
-        pointer = error.pointer
-        if of and pointer is not None:
-            pointer = pointer.removeprefix(of) or None
-        raise refused(error, pointer) from error
+        raise told_refusal(error, of) from error

@@ -6,15 +6,15 @@ from functools import partial
 from uuid import UUID
 
 from app import errors, limits
-from app.kit.cursor import decode_cursor, decode_number, encode_cursor
-from app.kit.ids import AttemptNumbers, EntryPosition, assigned_position
+from app.kit.cursor import decode_number, decode_position, encode_cursor
+from app.kit.ids import AttemptNumbers, assigned_position
 from app.ledger.account_store import read_accounts, read_first_rules
 from app.ledger.accounts import KnownAccounts, answered_by
 from app.ledger.batcher import Batcher
 from app.ledger.bulk import Answered, Asked, BulkRequest, ForeseenBulk
 from app.ledger.changes import AccountChanges
 from app.ledger.dry_run import DryRun, Foreseen
-from app.ledger.group import Group, check_transfers
+from app.ledger.group import Group, account_ids_of, check_transfers
 from app.ledger.group_store import find_units, read_group_at
 from app.ledger.health import HealthCheck
 from app.ledger.hold_service import Holds
@@ -166,6 +166,19 @@ class LedgerService:
         accepted: GroupAcceptance = await self._groups.begin(group)
         return accepted
 
+    def begin_transfers(
+        self, requests: Sequence[TransferRequest], idempotency_key: str | None
+    ) -> "asyncio.Future[GroupAcceptance]":
+        """Start what `post_transfers` does, as `begin_transaction` does."""
+        self._require_name(requests, idempotency_key)
+        postgres = self._accounts.current_postgres()
+        accounts = self._accounts.known(account_ids_of(requests))
+        if accounts is None:
+            return self._loop.create_task(self.post_transfers(requests, idempotency_key))
+        check_transfers(requests, accounts)
+        group = Group(requests, idempotency_key, accounts, self._deadline(), postgres)
+        return self._groups.begin(group)
+
     async def foresee_transfers(
         self, requests: Sequence[TransferRequest], idempotency_key: str | None
     ) -> Foreseen:
@@ -176,16 +189,17 @@ class LedgerService:
     async def _group(
         self, requests: Sequence[TransferRequest], idempotency_key: str | None
     ) -> Group:
-        has_name = idempotency_key is not None or any(each.transfer_id for each in requests)
-        if self._settings.http.require_idempotency_key and not has_name:
-            raise errors.IdempotencyKeyRequired
-        wanted = {each.debit_account_id for each in requests}
-        wanted.update(each.credit_account_id for each in requests)
+        self._require_name(requests, idempotency_key)
         postgres, deadline = self._accounts.current_postgres(), self._deadline()
         async with answered_by(deadline):
-            accounts = await self._accounts.find(wanted)
+            accounts = await self._accounts.find(account_ids_of(requests))
         check_transfers(requests, accounts)
         return Group(requests, idempotency_key, accounts, deadline, postgres)
+
+    def _require_name(self, requests: Sequence[TransferRequest], key: str | None) -> None:
+        has_name = key is not None or any(each.transfer_id for each in requests)
+        if self._settings.http.require_idempotency_key and not has_name:
+            raise errors.IdempotencyKeyRequired
 
     def _check(self, request: TransactionRequest) -> None:
         check_customer_account_id(request.account_id)
@@ -215,7 +229,7 @@ class LedgerService:
     async def pending(self, account_id: str, cursor: str | None, limit: int) -> PendingPage:
         """Read what an account has pending: exact count and sums, and a page of movements."""
         check_customer_account_id(account_id)
-        after = _position(cursor) if cursor else None
+        after = decode_position(cursor) if cursor else None
         self._accounts.current_postgres()
         account = await self._account(account_id)
         page, last = await self._store.pending(account, after, limit)
@@ -384,15 +398,3 @@ def _named(
     if isinstance(request, errors.LedgerError) or request.identities:
         return request
     return errors.IdempotencyKeyRequired(pointer="/idempotency_key")
-
-
-def _position(cursor: str) -> EntryPosition:
-    """Read a cursor as a place in the journal; raises `InvalidCursor`."""
-    position = EntryPosition(*decode_cursor(cursor, 2))
-    in_range = (
-        0 <= position.batch_seq <= limits.BATCH_SEQ_MAX
-        and 0 <= position.item_no <= limits.ITEM_NUMBER_MAX
-    )
-    if not in_range:
-        raise errors.InvalidCursor(pointer="/cursor")
-    return position

@@ -1,6 +1,7 @@
 """Transfers over HTTP, alone and in groups."""
 
-from typing import Annotated
+import asyncio
+from typing import Annotated, Any
 
 import msgspec
 from litestar import Response, get, post
@@ -14,11 +15,13 @@ from app.infra.http import (
     HttpRequest,
     described_body,
     documented,
+    encode,
     json_answer,
     read_json,
 )
-from app.kit.decoding import idempotency_key
+from app.kit.decoding import check_json_type, decode_json, idempotency_key
 from app.ledger.dry_run_schemas import dry_run_answer
+from app.ledger.hot_routes import HotRoute, Sent, answer_hot, read_body, sent_in
 from app.ledger.parameters import (
     DRY_RUN,
     FORESEEN,
@@ -28,7 +31,8 @@ from app.ledger.parameters import (
     is_dry_run,
     uuid_of,
 )
-from app.ledger.schemas import refusals
+from app.ledger.schemas import refusals, told_refusal
+from app.ledger.service import LedgerService
 from app.ledger.transfer_schemas import (
     TransferAnswer,
     TransferBody,
@@ -41,15 +45,41 @@ from app.ledger.transfer_schemas import (
     transfer_answer,
     transfer_view,
 )
-from app.ledger.transfers import GroupAcceptance, TransferGroup
+from app.ledger.transfers import GroupAcceptance, TransferGroup, TransferRequest
 
 _decode_transfer = msgspec.json.Decoder(TransferBody)
 _decode_group = msgspec.json.Decoder(TransferGroupBody)
 _ALONE = "/transfers/0"
 
 
+def _transfer_request(sent: Sent) -> tuple[list[TransferRequest], str | None]:
+    check_json_type(sent.content_type)
+    body = decode_json(_decode_transfer, sent.body)
+    key = idempotency_key(sent.key_header)
+    return [body.to_request()], key
+
+
+def _begin_transfer(ledger: LedgerService, sent: Sent) -> "asyncio.Future[GroupAcceptance]":
+    return ledger.begin_transfers(*_transfer_request(sent))
+
+
+def _accepted_body(accepted: GroupAcceptance) -> bytes:
+    return encode(transfer_answer(accepted.group))
+
+
+def _known_of(accepted: GroupAcceptance) -> dict[str, Any]:
+    return {"transfer_id": accepted.group.group_id}
+
+
+def _refusal(error: errors.LedgerError, _body: bytes) -> errors.LedgerError:
+    return told_refusal(error, _ALONE)
+
+
+TRANSFER = HotRoute("/api/v1/transfers", _begin_transfer, _accepted_body, _known_of, _refusal)
+
+
 @post(
-    "/api/v1/transfers",
+    TRANSFER.path,
     summary="Transfer from one account to another",
     response_headers=[REPLAYED_HEADER],
     operation_class=described_body(TransferBody, KEY_HEADER, DRY_RUN),
@@ -59,16 +89,11 @@ async def post_transfer(request: HttpRequest, state: State) -> Response[bytes]:
     """Debit one account and credit another of the same currency, both or neither. 201 means it is
     durable; settlement follows within seconds.
     """
+    if not is_dry_run(request):
+        return await answer_hot(TRANSFER, request, state.ledger)
     with refusals(of=_ALONE):
-        body = await read_json(request, _decode_transfer)
-        key = idempotency_key(request.headers.get("idempotency-key"))
-        wanted = [body.to_request()]
-        if is_dry_run(request):
-            return json_answer(dry_run_answer(await state.ledger.foresee_transfers(wanted, key)))
-        accepted: GroupAcceptance = await state.ledger.post_transfers(wanted, key)
-    return json_answer(
-        transfer_answer(accepted.group), 201, REPLAYED if accepted.replayed else None
-    )
+        wanted = _transfer_request(sent_in(request, await read_body(request)))
+        return json_answer(dry_run_answer(await state.ledger.foresee_transfers(*wanted)))
 
 
 @post(

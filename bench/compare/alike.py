@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from app.ledger.routes import TRANSACTION_PATH
+from app.ledger.routes import TRANSACTION
 from bench.compare.bodies import AMOUNT, BATCH_PATH, account_id
 from bench.compare.books import require
 from bench.compare.contestants import Contestant, Empty, Naive, Service
@@ -64,7 +64,7 @@ def has_batches(service: Service, encoding: str) -> bool:
 def _post(url: str, key: str) -> Answer:
     body = {"account_id": account_id(0), "amount": AMOUNT, "type": "debit"}
     headers = {"Content-Type": "application/json", "Idempotency-Key": key}
-    return _send(url, TRANSACTION_PATH, json.dumps(body).encode(), headers)
+    return _send(url, TRANSACTION.path, json.dumps(body).encode(), headers)
 
 
 def _send(url: str, path: str, body: bytes, headers: Mapping[str, str]) -> Answer:

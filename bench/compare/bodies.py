@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from app.ledger.routes import TRANSACTION_PATH
+from app.ledger.routes import TRANSACTION
 from bench.compare.samples import HOLDS, TRANSFERS, Cell
 
 BATCH_PATH = "/api/v1/transactions"
@@ -32,7 +32,7 @@ def path_of(cell: Cell) -> str:
         return TRANSFER_PATH if cell.items == 1 else GROUP_PATH
     if cell.kind == HOLDS:
         return HOLD_PATH
-    return TRANSACTION_PATH if cell.items == 1 else BATCH_PATH
+    return TRANSACTION.path if cell.items == 1 else BATCH_PATH
 
 
 def content_type(cell: Cell) -> str:

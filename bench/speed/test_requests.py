@@ -13,6 +13,7 @@ from app.kit.ids import EntryPosition, assigned_transaction_id
 from app.ledger.bulk import Answered
 from app.ledger.bulk_schemas import BulkAnswer, BulkBody, bulk_results
 from app.ledger.codes import EntryStatus, Mode
+from app.ledger.hot_routes import Sent
 from app.ledger.model import Acceptance, Account, Transaction
 from app.ledger.routes import accepted_body, transaction_request
 from bench.compare.bodies import AMOUNT_MINOR, account_id, bodies
@@ -48,7 +49,8 @@ def accepted(number: int) -> Acceptance:
 def test_read_and_check_a_request(benchmark: Any) -> None:
     """Decode and check a single request."""
     (body,) = bodies(Cell(SERVICE, 1, 1))
-    request = benchmark(transaction_request, "application/json", "key-0000000001", body)
+    sent = Sent("application/json", "key-0000000001", body)
+    request = benchmark(transaction_request, sent)
     assert request.account_id == ACCOUNT.account_id
 
 

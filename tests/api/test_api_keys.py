@@ -48,6 +48,8 @@ async def test_each_scope_may_what_it_says_on_both_ways(settings: Settings, lane
     asked: list[tuple[str, str, dict[str, Any], dict[str, int]]] = [
         ("POST", "/api/v1/accounts", {"json": account}, {"read": 403, "write": 201, "": 401}),
         ("POST", PATH, {"json": DEBIT}, {"read": 403, "write": 201, "admin": 201, "": 401}),
+        ("POST", "/api/v1/transfers", {"json": {}}, {"read": 403, "write": 400, "": 401}),
+        ("POST", "/api/v1/holds", {"json": {}}, {"read": 403, "write": 400, "": 401}),
         ("GET", "/api/v1/balance/A", {}, {"read": 200, "write": 200, "admin": 200, "": 401}),
         ("GET", "/metrics", {}, {"read": 200, "": 401}),
         ("GET", "/health/detailed", {}, {"read": 200, "": 401}),

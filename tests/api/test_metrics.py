@@ -55,6 +55,35 @@ async def test_requests_are_counted_by_what_became_of_them(api_both: httpx.Async
     assert found[named("http_request_seconds_bucket", endpoint=HOT, le="+Inf")] == 4
 
 
+@pytest.mark.parametrize(
+    ("path", "body", "wrong"),
+    [
+        (
+            "/api/v1/transfers",
+            {"debit_account_id": "ACC", "credit_account_id": "ACC2", "amount": "1"},
+            {"credit_account_id": "NOBODY"},
+        ),
+        ("/api/v1/holds", {"account_id": "ACC", "amount": "1"}, {"account_id": "NOBODY"}),
+    ],
+)
+async def test_transfers_and_holds_are_counted_as_well(
+    api_both: httpx.AsyncClient, path: str, body: dict[str, str], wrong: dict[str, str]
+) -> None:
+    await open_account(api_both)
+    await post(api_both, "10", "credit", "a")
+    await api_both.post("/test/accounts", json={"accounts": [{"account_id": "ACC2"}]})
+    for _ in range(3):
+        assert (await api_both.post(path, json=body)).status_code == 201
+    assert (await api_both.post(path, json=body | wrong)).status_code == 404
+    found = await samples(api_both)
+    hot = f"POST {path}"
+    assert found[named("http_requests_total", endpoint=hot, status="201")] == 3
+    assert found[named("http_requests_total", endpoint=hot, status="404")] == 1
+    assert found[named("http_request_seconds_count", endpoint=hot)] == 4
+    assert found[named("http_request_seconds_count", endpoint=HOT)] == 1
+    assert found[named("problems_total", code="account_not_found")] == 1
+
+
 async def test_every_step_of_a_batch_is_timed(api: httpx.AsyncClient) -> None:
     await open_account(api)
     await post(api, "10", "credit", "a")

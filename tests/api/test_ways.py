@@ -6,18 +6,32 @@ field by field in order.
 
 import asyncio
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any, NamedTuple
 
 import httpx
 import msgspec
 import pytest
 
+from app import limits
 from app.api.fast_lane import FastLane
 from app.main import server_config
 from app.settings import Settings
 from tests.api.test_bad_input import ROWS
-from tests.api.ways import GOOD, PATH, TAG, Wire, bare, comparable, conversation, hot
+from tests.api.ways import (
+    GOOD,
+    HOLD,
+    PATH,
+    TAG,
+    TRANSACTION,
+    TRANSFER,
+    Wire,
+    Write,
+    bare,
+    comparable,
+    conversation,
+    hot,
+)
 from tests.conftest import listening, port_of
 
 START = b"POST " + PATH + b" HTTP/1.1"
@@ -93,9 +107,11 @@ async def ways(settings: Settings) -> AsyncIterator[Ways]:
     async with listening(with_lane) as one, listening(without_lane) as other:
         both = Ways(Way(port_of(one), b"LAN"), Way(port_of(other), b"ROU"), shared)
         async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port_of(other)}") as client:
-            for word in ("LAN", "ROU"):
+            for word in ("LAN", "ROU", "BANK"):
                 body = {"account_id": word, "opening_balance": OPENING}
                 assert (await client.post("/api/v1/accounts", json=body)).status_code == 201
+            body = {"account_id": "YEN", "currency": "JPY"}
+            assert (await client.post("/api/v1/accounts", json=body)).status_code == 201
         yield both
 
 
@@ -158,6 +174,72 @@ ON_THE_LANE = {
     "no host": bare(START, JSON, LENGTH) + GOOD,
     "a hundred headers": hot(*[b"X-%d: y" % number for number in range(100)]),
 }
+
+
+UUID_8 = b'"id":"01980000-0000-8000-8000-000000000001"'
+# Of a transfer and of a hold, by what is written instead of something in the good body.
+REFUSED = {
+    "nothing": lambda _good: b"",
+    "cut off": lambda good: good[:-2],
+    "an array": lambda _good: b"[]",
+    "unknown field": lambda good: good.replace(b"{", b'{"amout":"1",'),
+    "no amount": lambda good: good.replace(b'"amount":"1.00",', b"").replace(
+        b',"amount":"1.00"', b""
+    ),
+    "account as a number": lambda good: good.replace(b'"BANK"', b"5"),
+    "no account": lambda good: good.replace(b'"@@@"', b'""'),
+    "external": lambda good: good.replace(b'"BANK"', b'"external:USD"'),
+    "to itself": lambda good: good.replace(b'"BANK"', b'"@@@"'),
+    "unknown payer": lambda good: good.replace(b'"@@@"', b'"NOBODY"'),
+    "unknown receiver": lambda good: good.replace(b'"BANK"', b'"NOBODY"'),
+    "another currency": lambda good: good.replace(b'"BANK"', b'"YEN"'),
+    "zero": lambda good: good.replace(b"1.00", b"0"),
+    "float": lambda good: good.replace(b'"1.00"', b"1.5"),
+    "too precise": lambda good: good.replace(b"1.00", b"1.001"),
+    "too much": lambda good: good.replace(b"1.00", b"9999999999.00"),
+    "id of version 8": lambda good: good.replace(b"{", b"{" + UUID_8 + b","),
+    "large body": lambda good: good[:-1] + b',"reference":"%b"}' % (b"x" * limits.BODY_BYTES_MAX),
+}
+DECIDED: dict[str, Callable[[Write], bytes]] = {
+    "plain": lambda write: write.asked(),
+    "with a key": lambda write: write.keyed(1),
+    "again": lambda write: write.keyed(1),
+    "the key for another": lambda write: write.keyed(1, write.good.replace(b"1.00", b"2.00")),
+    "everything": lambda write: write.asked(
+        b"X-Request-ID: mine-7",
+        body=write.good[:-1] + b',"reference":"r\\u00e9","metadata":{"b":"2","a":"1"}}',
+    ),
+    "a bad key": lambda write: write.asked(b"Idempotency-Key: a b"),
+    "another type": lambda write: write.asked().replace(b"application/json", b"text/plain"),
+    "an unknown payer first": lambda write: write.asked(
+        body=write.good.replace(b'"@@@"', b'"NOBODY"')
+    ),
+}
+
+
+@pytest.mark.parametrize("write", [TRANSFER, HOLD])
+async def test_transfers_and_holds_are_refused_the_same(ways: Ways, write: Write) -> None:
+    for name, body_of in REFUSED.items():
+        body = body_of(write.good)
+        assert body != write.good, name
+        assert await ways.same(write.asked(body=body), name) == 1, name
+    assert await ways.same_balance() == OPENING
+
+
+@pytest.mark.parametrize("write", [TRANSFER, HOLD])
+async def test_transfers_and_holds_are_decided_the_same(ways: Ways, write: Write) -> None:
+    for name, asked in DECIDED.items():
+        assert await ways.same(asked(write), name) == 1, name
+    assert await ways.same_balance() == "999997.00"
+
+
+@pytest.mark.parametrize("write", [TRANSFER, HOLD])
+async def test_unusual_transfers_and_holds_go_to_the_router(ways: Ways, write: Write) -> None:
+    for query in (b"?", b"?a=b", b"?dry_run=true", b"/"):
+        line = b"POST %b HTTP/1.1" % (write.path + query)
+        assert await ways.same(hot(body=write.good, start=line), str(query)) == 0
+    assert await ways.same(write.asked(b"Connection: close"), "close") == 0
+    assert await ways.same_balance() == "999997.00"
 
 
 def chunked(*more: bytes, trailer: bytes = b"") -> bytes:
@@ -244,8 +326,9 @@ async def test_what_is_not_http_is_refused_the_same(ways: Ways) -> None:
         assert await ways.same_balance() == OPENING, name
 
 
-async def test_a_request_may_be_cut_at_any_byte(ways: Ways) -> None:
-    request = keyed(7).replace(TAG, b"LAN")
+@pytest.mark.parametrize("write", [TRANSACTION, TRANSFER, HOLD])
+async def test_a_request_may_be_cut_at_any_byte(ways: Ways, write: Write) -> None:
+    request = write.keyed(7).replace(TAG, b"LAN")
     async with await Wire.to(ways.lane.port) as wire:
         for cut in range(1, len(request)):
             await wire.send(request, [cut])
@@ -265,6 +348,10 @@ PIPELINED = [
     lambda number: bare(b"GET /api/v1/balance/@@@ HTTP/1.1", HOST),
     lambda number: bare(b"GET /api/v1/nowhere/%d HTTP/1.1" % number, HOST),
     lambda number: keyed(number // 3),
+    TRANSFER.keyed,
+    HOLD.keyed,
+    lambda number: TRANSFER.keyed(number, b"{}"),
+    lambda number: HOLD.keyed(number // 3),
 ]
 
 
@@ -322,14 +409,17 @@ def mutated(draw: random.Random, raw: bytes) -> bytes:
     return raw
 
 
-async def test_mutated_requests_are_answered_the_same_or_not_at_all(ways: Ways) -> None:
+@pytest.mark.parametrize("write", [TRANSACTION, TRANSFER, HOLD])
+async def test_mutated_requests_are_answered_the_same_or_not_at_all(
+    ways: Ways, write: Write
+) -> None:
     print("seed", SEED)
     draw = random.Random(SEED)
     mutants = []
     while len(mutants) < MUTANTS:
         number = draw.randrange(10**6)
         line = draw.choice((b"Idempotency-Key: @@@%06d", b"X-Request-ID: m%06d"))
-        mutant = mutated(draw, hot(line % number))
+        mutant = mutated(draw, write.asked(line % number))
         if b"y: @@@" in mutant or b"y: " not in mutant:  # else the ways would share a key
             mutants.append(mutant)
 

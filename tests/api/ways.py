@@ -15,7 +15,16 @@ PROBE = b"GET /health/live HTTP/1.1\r\nHost: h\r\n\r\n"
 ALIVE = b'{"status":"alive"}'
 ANSWER_S = 10.0
 _GENERATED_ID = re.compile(r"[0-9a-f]{10}-[0-9a-f]+")
-_DRAWN = ("transaction_id", "timestamp")
+_DRAWN = (
+    "transaction_id",
+    "timestamp",
+    "transfer_id",
+    "group_id",
+    "credit_transaction_id",
+    "hold_id",
+    "created_at",
+    "updated_at",
+)
 
 
 class Answer(NamedTuple):
@@ -37,6 +46,30 @@ def hot(
 def bare(*lines: bytes) -> bytes:
     """Write a head of nothing but these lines."""
     return b"\r\n".join([*lines, b"", b""])
+
+
+class Write(NamedTuple):
+    """A kind of hot request: where it goes, and a body of it that is good."""
+
+    path: bytes
+    good: bytes
+
+    def asked(self, *lines: bytes, body: bytes | None = None) -> bytes:
+        """Write a request as `hot` does."""
+        start = b"POST %b HTTP/1.1" % self.path
+        return hot(*lines, body=self.good if body is None else body, start=start)
+
+    def keyed(self, number: int, body: bytes | None = None) -> bytes:
+        """Write a request with a key of the way's own."""
+        return self.asked(b"Idempotency-Key: k%06d-@@@" % number, body=body)
+
+
+TRANSACTION = Write(PATH, GOOD)
+TRANSFER = Write(
+    b"/api/v1/transfers",
+    b'{"debit_account_id":"@@@","credit_account_id":"BANK","amount":"1.00"}',
+)
+HOLD = Write(b"/api/v1/holds", b'{"account_id":"@@@","amount":"1.00","credit_account_id":"BANK"}')
 
 
 class Wire:

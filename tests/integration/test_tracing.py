@@ -79,6 +79,19 @@ async def test_a_request_its_batch_and_the_steps_have_spans(
         assert first.start_time <= span.start_time <= span.end_time <= first.end_time + 10**9
 
 
+async def test_a_hold_has_its_own_span(
+    traced: httpx.AsyncClient, exporter: InMemorySpanExporter
+) -> None:
+    await open_account(traced)
+    await post(traced, "10", "credit", "a")
+    exporter.clear()
+    for amount in ("10", "11"):
+        await traced.post("/api/v1/holds", json={"account_id": "ACC", "amount": amount})
+    accepted, refused = named(exporter.get_finished_spans(), "POST /api/v1/holds")
+    assert accepted.attributes["http.response.status_code"] == 201
+    assert refused.attributes["subbalance.code"] == "insufficient_available"
+
+
 def _is_below(span: ReadableSpan, batch: ReadableSpan) -> bool:
     return span.parent is not None and span.parent.span_id == batch.context.span_id
 
@@ -89,6 +102,11 @@ async def test_nothing_is_remembered_of_requests_that_are_answered(
     await open_account(traced)
     for number in range(5):
         await post(traced, "1", "credit", f"key-{number}")
+        transfer = {"debit_account_id": "ACC", "credit_account_id": "ACC2", "amount": "1"}
+        assert (await traced.post("/api/v1/transfers", json=transfer)).status_code == 404
+        hold = {"account_id": "ACC", "amount": "1"}
+        assert (await traced.post("/api/v1/holds", json=hold)).status_code == 201
+        assert (await traced.post("/api/v1/holds", json=hold)).status_code == 422
     assert tracing.remembered_count == 0
 
 

@@ -8,8 +8,10 @@ from hypothesis import strategies as st
 from app import limits
 from app.api import whole_requests
 from app.api.whole_requests import whole_request
+from app.ledger.routes import HOT_ROUTES
 
-LINE = b"POST /api/v1/transaction HTTP/1.1\r\n"
+LINES = tuple(b"POST %b HTTP/1.1\r\n" % path for path in HOT_ROUTES)
+LINE = LINES[0]
 BODY = b'{"account_id":"A","amount":"1","type":"debit"}'
 HEADERS = (
     b"Host: 127.0.0.1:8082",
@@ -49,13 +51,16 @@ class Parsed:
         self.events.append("end")
 
 
-def test_a_plain_request_is_read() -> None:
-    read = whole_request(request(*HEADERS, b"Connection: Keep-Alive", b"X-Request-Id: a b"))
+@pytest.mark.parametrize("path", HOT_ROUTES)
+def test_a_plain_request_is_read(path: bytes) -> None:
+    line = b"POST %b HTTP/1.1\r\n" % path
+    lines = (*HEADERS, b"Connection: Keep-Alive", b"X-Request-Id: a b")
+    read = whole_request(request(*lines, line=line))
     assert read is not None
-    headers, body = read
-    assert body == BODY
-    assert headers[b"idempotency-key"] == b"k-1"
-    assert headers[b"x-request-id"] == b"a b"
+    assert read.route is HOT_ROUTES[path]
+    assert read.body == BODY
+    assert read.headers[b"idempotency-key"] == b"k-1"
+    assert read.headers[b"x-request-id"] == b"a b"
 
 
 @pytest.mark.parametrize("body", [BODY, b""])
@@ -113,15 +118,16 @@ ODD_BYTES = (
     b"\r\n\r\n",
 )
 PIECES = st.sampled_from(
-    [LINE, BODY, *ODD_BYTES, *[line + b"\r\n" for line in (*HEADERS, *ODD_LINES)]]
+    [*LINES, BODY, *ODD_BYTES, *[line + b"\r\n" for line in (*HEADERS, *ODD_LINES)]]
 )
-DATA = st.one_of(
-    st.lists(PIECES, max_size=9).map(lambda pieces: b"".join([LINE, *pieces])),
-    st.lists(PIECES, max_size=5).map(lambda pieces: b"".join([LINE, *pieces, b"\r\n", BODY])),
+REST = st.one_of(
+    st.lists(PIECES, max_size=9).map(b"".join),
+    st.lists(PIECES, max_size=5).map(lambda pieces: b"".join([*pieces, b"\r\n", BODY])),
     st.permutations([header + b"\r\n" for header in HEADERS]).map(
-        lambda headers: b"".join([LINE, *headers, b"\r\n", BODY])
+        lambda headers: b"".join([*headers, b"\r\n", BODY])
     ),
 )
+DATA = st.tuples(st.sampled_from(LINES), REST).map(b"".join)
 
 
 @given(DATA)
@@ -129,10 +135,10 @@ def test_what_is_read_is_what_the_parser_reads(data: bytes) -> None:
     read = whole_request(data)
     if read is None:
         return
-    headers, body = read
+    route, headers, body = read
     parsed = Parsed(data)
     assert parsed.events == ["begin", "end"]
-    assert (parsed.parser.get_method(), parsed.url) == (b"POST", b"/api/v1/transaction")
+    assert (parsed.parser.get_method(), parsed.url) == (b"POST", route.path.encode())
     assert parsed.parser.get_http_version() == "1.1"
     assert parsed.parser.should_keep_alive()
     assert not parsed.parser.should_upgrade()
