@@ -128,6 +128,15 @@ class Unit(ABC):
         for leg in self.legs:
             leg.identities = self.identities
 
+    def dissolve(self) -> None:
+        """Let go of the items, now that nothing is decided about them any more.
+
+        Each item knows its unit, and such circles would wait for the collector, which stands still
+        for tens of milliseconds where it finds thousands.
+        """
+        self._halves.clear()
+        del self.legs
+
     @property
     def accepted(self) -> Any:
         """What this was accepted as; None where it was not, or not yet."""
@@ -279,8 +288,13 @@ class UnitCarrier:
                 leg.look_up_first = unit.look_up_first
             legs += unit.legs
         waiting: dict[Unit, bool] = {}
-        for leg in map(as_leg, await self._pipeline.carry(slot, legs)):
-            waiting[leg.unit] = waiting.get(leg.unit, False) or leg.look_up_first
+        try:
+            for leg in map(as_leg, await self._pipeline.carry(slot, legs)):
+                waiting[leg.unit] = waiting.get(leg.unit, False) or leg.look_up_first
+        finally:
+            for unit in units:
+                if unit not in waiting:
+                    unit.dissolve()
         for unit, look_up_first in waiting.items():
             unit.look_up_first = look_up_first
         return list(waiting)
