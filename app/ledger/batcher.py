@@ -205,6 +205,7 @@ class Batcher(Generic[G]):
             finally:
                 self._busy_count -= 1
                 self._gathered_count -= is_gathered
+                del batch  # a slot that rests keeps nothing
 
     def _take(self) -> list[G] | Part:
         """Take what has arrived; requests nobody waits for and late ones stay behind."""

@@ -62,7 +62,8 @@ def _hold_request(sent: Sent) -> tuple[HoldRequest, str | None]:
 
 
 def _begin_hold(ledger: LedgerService, sent: Sent) -> "asyncio.Future[HoldAcceptance]":
-    return asyncio.ensure_future(ledger.holds.place(*_hold_request(sent)))
+    request, key = _hold_request(sent)
+    return asyncio.ensure_future(ledger.holds.place(request, key))
 
 
 def _accepted_body(accepted: HoldAcceptance) -> bytes:
@@ -91,9 +92,9 @@ async def post_hold(request: HttpRequest, state: State) -> Response[bytes]:
     """Set an amount aside: it can be spent no more until it is captured, released, or its time is
     up. 201 means it is durable.
     """
-    if not is_dry_run(request):
-        return await answer_hot(HOLD, request, state.ledger)
     with refusals():
+        if not is_dry_run(request):
+            return await answer_hot(HOLD, request, state.ledger)
         wanted = _hold_request(sent_in(request, await read_body(request)))
         return json_answer(dry_run_answer(await state.ledger.holds.foresee_place(*wanted)))
 

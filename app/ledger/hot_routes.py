@@ -25,8 +25,9 @@ class Sent(NamedTuple):
 
 
 class HotRoute(NamedTuple):
-    """One of them. `begin` raises what can be refused at once, and a caller that cancels what it
-    gives takes nothing back; its result says whether it is `replayed`.
+    """One of them. `begin` raises what can be refused at once, what is wrong with the form before
+    anything is asked of the ledger. A caller that cancels what it gives takes nothing back that
+    is under way; its result says whether it is `replayed`.
     """
 
     path: str

@@ -92,7 +92,8 @@ def transaction_request(sent: Sent) -> TransactionRequest:
 
 
 def _begin_transaction(ledger: LedgerService, sent: Sent) -> "asyncio.Future[Acceptance]":
-    return ledger.begin_transaction(transaction_request(sent))
+    request = transaction_request(sent)
+    return ledger.begin_transaction(request)
 
 
 def accepted_body(accepted: Acceptance) -> bytes:

@@ -162,8 +162,8 @@ class LedgerService:
         """Do transfers, all of them or none: durable when this returns, or refused with an error
         that points into the list.
         """
-        group = await self._group(requests, idempotency_key)
-        accepted: GroupAcceptance = await self._groups.begin(group)
+        asked = self._group(requests, idempotency_key)
+        accepted: GroupAcceptance = await self._groups.begin(await asked)
         return accepted
 
     def begin_transfers(
@@ -172,12 +172,12 @@ class LedgerService:
         """Start what `post_transfers` does, as `begin_transaction` does."""
         self._require_name(requests, idempotency_key)
         postgres = self._accounts.current_postgres()
-        accounts = self._accounts.known(account_ids_of(requests))
-        if accounts is None:
+        known = self._accounts.known(account_ids_of(requests))
+        if known is None:
             return self._loop.create_task(self.post_transfers(requests, idempotency_key))
-        check_transfers(requests, accounts)
-        group = Group(requests, idempotency_key, accounts, self._deadline(), postgres)
-        return self._groups.begin(group)
+        check_transfers(requests, known)
+        deadline = self._deadline()
+        return self._groups.begin(Group(requests, idempotency_key, known, deadline, postgres))
 
     async def foresee_transfers(
         self, requests: Sequence[TransferRequest], idempotency_key: str | None

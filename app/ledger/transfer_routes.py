@@ -60,7 +60,8 @@ def _transfer_request(sent: Sent) -> tuple[list[TransferRequest], str | None]:
 
 
 def _begin_transfer(ledger: LedgerService, sent: Sent) -> "asyncio.Future[GroupAcceptance]":
-    return ledger.begin_transfers(*_transfer_request(sent))
+    requests, key = _transfer_request(sent)
+    return ledger.begin_transfers(requests, key)
 
 
 def _accepted_body(accepted: GroupAcceptance) -> bytes:
@@ -89,9 +90,9 @@ async def post_transfer(request: HttpRequest, state: State) -> Response[bytes]:
     """Debit one account and credit another of the same currency, both or neither. 201 means it is
     durable; settlement follows within seconds.
     """
-    if not is_dry_run(request):
-        return await answer_hot(TRANSFER, request, state.ledger)
     with refusals(of=_ALONE):
+        if not is_dry_run(request):
+            return await answer_hot(TRANSFER, request, state.ledger)
         wanted = _transfer_request(sent_in(request, await read_body(request)))
         return json_answer(dry_run_answer(await state.ledger.foresee_transfers(*wanted)))
 

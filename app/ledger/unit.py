@@ -6,6 +6,7 @@ none, and the journal takes all or none, so that items can be carried as if each
 """
 
 import asyncio
+import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -37,10 +38,11 @@ class Leg(Item):
     """One half of a transfer, which is answered with all that it stands or falls with.
 
     Its `identities` are those of all. `number` counts transfers; a debit that nobody here is
-    credited has none.
+    credited has none. Who carries it keeps its unit: a reference back would make a circle, and
+    the collector, which stood still for tens of milliseconds, would have to free each of them.
     """
 
-    __slots__ = ("_claims", "number", "unit")
+    __slots__ = ("_claims", "_unit", "number")
 
     def __init__(
         self,
@@ -54,8 +56,16 @@ class Leg(Item):
         """Take what `Item` takes, and where it stands."""
         super().__init__(request, account, deadline, unit.future, postgres)
         self._claims = self.identities
-        self.unit = unit
+        self._unit = weakref.ref(unit)
         self.number = number
+
+    @property
+    def unit(self) -> "Unit":
+        """What it is part of. Raises `InvariantViolation` when nobody carries that any more."""
+        unit = self._unit()
+        if unit is None:
+            raise errors.InvariantViolation("half of a transfer is left of what was given up")
+        return unit
 
     @property
     def claims(self) -> tuple[Identity, ...]:
@@ -127,15 +137,6 @@ class Unit(ABC):
         self.identities = tuple(dict.fromkeys(each for leg in debits for each in leg.claims))
         for leg in self.legs:
             leg.identities = self.identities
-
-    def dissolve(self) -> None:
-        """Let go of the items, now that nothing is decided about them any more.
-
-        Each item knows its unit, and such circles would wait for the collector, which stands still
-        for tens of milliseconds where it finds thousands.
-        """
-        self._halves.clear()
-        del self.legs
 
     @property
     def accepted(self) -> Any:
@@ -288,13 +289,8 @@ class UnitCarrier:
                 leg.look_up_first = unit.look_up_first
             legs += unit.legs
         waiting: dict[Unit, bool] = {}
-        try:
-            for leg in map(as_leg, await self._pipeline.carry(slot, legs)):
-                waiting[leg.unit] = waiting.get(leg.unit, False) or leg.look_up_first
-        finally:
-            for unit in units:
-                if unit not in waiting:
-                    unit.dissolve()
+        for leg in map(as_leg, await self._pipeline.carry(slot, legs)):
+            waiting[leg.unit] = waiting.get(leg.unit, False) or leg.look_up_first
         for unit, look_up_first in waiting.items():
             unit.look_up_first = look_up_first
         return list(waiting)

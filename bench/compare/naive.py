@@ -69,7 +69,7 @@ def balance_key(account_id: str) -> str:
 
 
 class NaiveLedger:
-    """What the hot route needs of a ledger."""
+    """What the hot route of transactions needs of a ledger."""
 
     def __init__(self, redis: "Redis", pool: "Pool", accounts: dict[str, Account]) -> None:
         """Know every account beforehand, as the service does once it has seen it."""

@@ -37,23 +37,34 @@ WITH bounds AS MATERIALIZED (
 )
 SELECT u.at, u.kind, u.batch_seq, u.created_at, u.mode,
        e.item_no, e.change_minor, e.transaction_id, e.reference, e.metadata::text, e.effective_at, e.reverses,
-       a.account_no, a.account_id, a.currency, a.exponent, t.transfer_id, t.other_account_id,
-       hold_of_v1(u.batch_seq, e.item_no, a.account_id, t.other_account_id) AS hold_id,
+       a.account_no, a.account_id, a.currency, a.exponent, e.transfer_id, o.account_id AS other_account_id,
+       hold_of_v1(u.batch_seq, e.item_no, a.account_id, o.account_id) AS hold_id,
        coalesce(e.is_act, false) AS is_act
   FROM batches u
   LEFT JOIN LATERAL (
        -- Each batch by itself: without statistics a join of all at once would read the whole journal.
-       SELECT e.account_no, e.item_no, e.change_minor, e.transaction_id, e.reference, e.metadata, e.effective_at, e.reverses,
-              h.hold_id IS NOT NULL AS is_act
-         FROM journal_entries e
-         LEFT JOIN hold_acts h ON u.kind = 0 AND h.batch_seq = e.batch_seq AND h.item_no = e.item_no
-        WHERE e.batch_seq = u.batch_seq AND e.created_at = u.created_at
-          AND ((u.at, u.kind, u.batch_seq) <> ($1, $2, $3) OR e.item_no * 4 + 3 >= $4)
-          AND ($8::bigint IS NULL OR e.account_no = $8
-               OR (SELECT o.account_no FROM holds o WHERE o.hold_id = h.hold_id) = $8)
+       SELECT i.*, i.act_hold_id IS NOT NULL AS is_act
+         FROM (
+              -- A transfer has the id of its debit. Both halves are here, so neither has to be looked up.
+              SELECT e.account_no, e.item_no, e.change_minor, e.transaction_id, e.reference, e.metadata, e.effective_at, e.reverses,
+                     h.hold_id AS act_hold_id,
+                     CASE WHEN u.transfer_nos[e.item_no + 1] IS NOT NULL
+                          THEN (sum(e.account_no) OVER halves - e.account_no)::bigint END AS other_account_no,
+                     CASE WHEN u.transfer_nos[e.item_no + 1] IS NOT NULL
+                          THEN coalesce((array_agg(e.transaction_id) FILTER (WHERE e.change_minor < 0) OVER halves)[1],
+                                        assigned_transaction_id_v1(u.created_at, u.batch_seq,
+                                                                   max(e.item_no) FILTER (WHERE e.change_minor < 0) OVER halves))
+                     END AS transfer_id
+                FROM journal_entries e
+                LEFT JOIN hold_acts h ON u.kind = 0 AND h.batch_seq = e.batch_seq AND h.item_no = e.item_no
+               WHERE e.batch_seq = u.batch_seq AND e.created_at = u.created_at
+              WINDOW halves AS (PARTITION BY u.transfer_nos[e.item_no + 1])) AS i
+        WHERE ((u.at, u.kind, u.batch_seq) <> ($1, $2, $3) OR i.item_no * 4 + 3 >= $4)
+          AND ($8::bigint IS NULL OR i.account_no = $8
+               OR (SELECT o.account_no FROM holds o WHERE o.hold_id = i.act_hold_id) = $8)
        OFFSET 0) AS e ON true
   LEFT JOIN accounts a ON a.account_no = e.account_no
-  LEFT JOIN LATERAL transfer_of_v1(u.batch_seq, u.created_at, e.item_no, u.transfer_nos) AS t ON u.transfer_nos IS NOT NULL
+  LEFT JOIN accounts o ON o.account_no = e.other_account_no
  WHERE u.entries_before < $7
  ORDER BY u.at, u.kind, u.batch_seq, e.item_no
 

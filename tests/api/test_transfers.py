@@ -248,3 +248,6 @@ async def test_a_key_may_be_required(settings: Settings) -> None:
         assert (answer.status_code, answer.json()["code"]) == (400, "idempotency_key_required")
         assert (await post(api, transfer(), key="k")).status_code == 201
         assert (await post(api, transfer(id=str(uuid4())))).status_code == 201
+        # Its accounts are known by now.
+        answer = await post(api, transfer())
+        assert (answer.status_code, answer.json()["code"]) == (400, "idempotency_key_required")

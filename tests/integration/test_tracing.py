@@ -100,10 +100,11 @@ async def test_nothing_is_remembered_of_requests_that_are_answered(
     traced: httpx.AsyncClient, tracing: Tracing
 ) -> None:
     await open_account(traced)
+    await traced.post("/test/accounts", json={"accounts": [{"account_id": "ACC2"}]})
     for number in range(5):
-        await post(traced, "1", "credit", f"key-{number}")
+        await post(traced, "2", "credit", f"key-{number}")
         transfer = {"debit_account_id": "ACC", "credit_account_id": "ACC2", "amount": "1"}
-        assert (await traced.post("/api/v1/transfers", json=transfer)).status_code == 404
+        assert (await traced.post("/api/v1/transfers", json=transfer)).status_code == 201
         hold = {"account_id": "ACC", "amount": "1"}
         assert (await traced.post("/api/v1/holds", json=hold)).status_code == 201
         assert (await traced.post("/api/v1/holds", json=hold)).status_code == 422

@@ -336,6 +336,20 @@ GUARDS: tuple[Guard, ...] = (
         TELLING,
     ),
     Guard(
+        "transfers_of_known_accounts_need_a_key_too",
+        "app/ledger/service.py",
+        "self._require_name(requests, idempotency_key)\n        postgres = self._accounts.curr",
+        "postgres = self._accounts.curr",
+        "tests/api/test_transfers.py",
+    ),
+    Guard(
+        "transfers_of_known_accounts_have_one_currency",
+        "app/ledger/service.py",
+        "check_transfers(requests, known)",
+        "",
+        "tests/api/test_ways.py",
+    ),
+    Guard(
         "whole_requests_have_their_end",
         "app/api/whole_requests.py",
         "if end < first:",
