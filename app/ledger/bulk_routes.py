@@ -5,7 +5,6 @@ from typing import Any
 import msgspec
 from litestar import Response, post
 from litestar.datastructures import State
-from litestar.exceptions.http_exceptions import RequestEntityTooLarge
 
 from app import errors, limits
 from app.infra.http import (
@@ -15,7 +14,6 @@ from app.infra.http import (
     described_body,
     documented,
     encode,
-    read_in_time,
 )
 from app.kit.decoding import check_json_type, decode_json, decode_msgpack, idempotency_key
 from app.ledger.bulk_schemas import (
@@ -27,6 +25,7 @@ from app.ledger.bulk_schemas import (
     bulk_dry_run_answer,
     bulk_results,
 )
+from app.ledger.hot_routes import read_body
 from app.ledger.model import Acceptance
 from app.ledger.parameters import DRY_RUN, KEY_HEADER, REPLAYED, REPLAYED_HEADER, is_dry_run
 
@@ -56,10 +55,7 @@ async def post_transactions(request: HttpRequest, state: State) -> Response[byte
     is_packed = content_type.lower() == _MSGPACK
     if not is_packed:
         check_json_type(content_type)
-    try:
-        body = await read_in_time(request.body())
-    except RequestEntityTooLarge as exc:
-        raise errors.BodyTooLarge from exc
+    body = await read_body(request)
     sent = decode_msgpack(_decode_packed, body) if is_packed else decode_json(_decode_bulk, body)
     key = idempotency_key(request.headers.get("idempotency-key"))
     asked, ledger = sent.to_asked(key), state.ledger
