@@ -34,8 +34,11 @@ async def test_what_outlives_a_stop_is_told_so_and_its_retry_is_the_one_acceptan
     processes: Processes, settings: Settings, open_account: OpenAccount, database: Any
 ) -> None:
     await open_account("A", "10.00")
-    await open_account("B")
+    await open_account("B", "1.00")
     async with processes.api(SUBBALANCE_DEADLINE_MS="60000") as (api, client):
+        # The first one in a currency waits for an account that holds are kept on.
+        first = await client.post("/api/v1/holds", json={"account_id": "B", "amount": "1"})
+        assert first.status_code == 201
         await stop_at_the_journal(database)
         holding = await asyncpg.connect(settings.postgres.url)
         async with holding.transaction():
