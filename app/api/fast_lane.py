@@ -1,4 +1,4 @@
-"""The short way to the hot writes, `HOT_ROUTES`: below ASGI, where a request needs no task.
+"""The short way to the hot writes, `HOT_ROUTES`: below ASGI and its task for each request.
 
 A hot request that comes whole, from the first byte to the last of what was received, and in the
 plainest form is read here; uvicorn's own parser reads anything else, so there is one opinion on

